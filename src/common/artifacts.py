@@ -1,0 +1,375 @@
+"""Every file that crosses a stage: its path, reader, writer and check. docs/data_format.md shows them all.
+
+Readers name the file, the entry at fault and the remedy. Writers write beside the target and rename, so that a killed
+run or a full disk leaves the old file or none, never half of one.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.common.sid import SidIndex, parse_sid_token
+
+ITEM_FIELDS = ("title", "description", "brand", "categories")
+
+
+# ---- reading and writing ---------------------------------------------------------------------------------------------
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path in the folder of `path`; renames it to `path` when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:  # mkstemp makes private files; and be on disk before the rename
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+
+
+def read_json(path: str | Path, remedy: str = "") -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        FileNotFoundError: the file is missing; `remedy` says how to make it.
+        ValueError: the file is not whole JSON, or has a key twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist.{' ' + remedy if remedy else ''}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise ValueError(f"{path} has the key {twice!r} twice: remove one of them")
+        return table
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}): it was probably cut off while being written or copied."
+            f" Make or copy it again"
+        ) from error
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ---- datasets --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Where the files of one dataset lie: `<data_path>/<dataset>/<dataset>.*`."""
+
+    data_path: Path
+    dataset: str
+
+    @property
+    def folder(self) -> Path:
+        return self.data_path / self.dataset
+
+    def file(self, suffix: str) -> Path:
+        """`file("inter.json")` is `<data_path>/<dataset>/<dataset>.inter.json`."""
+        return self.folder / f"{self.dataset}.{suffix}"
+
+
+def dataset_paths(data_path: str | Path, dataset: str) -> DatasetPaths:
+    paths = DatasetPaths(Path(data_path), dataset)
+    if not paths.folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no dataset folder {paths.folder}: --data_path is the folder that holds {dataset}/,"
+            f" and --dataset is that folder's name"
+        )
+    return paths
+
+
+def load_interactions(paths: DatasetPaths) -> dict[str, list[int]]:
+    """`<DS>.inter.json`: item ids of each user, oldest first."""
+    path = paths.file("inter.json")
+    table = read_json(path, "It holds {user: [item, ...]}, oldest item first")
+    if not isinstance(table, dict) or not table:
+        raise ValueError(f"{path} must be a table {{user: [item, ...]}} with at least one user")
+    for user, items in table.items():
+        if not isinstance(items, list) or not all(type(item) is int and item >= 0 for item in items):
+            raise ValueError(
+                f"{path}: user {user!r} must have a list of item ids (whole numbers from 0), has {items!r:.80}"
+            )
+    return table
+
+
+def load_times(paths: DatasetPaths, interactions: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
+    """`<DS>.times.json`: unix seconds in the shape of the interactions; None where the file is absent."""
+    path = paths.file("times.json")
+    if not path.is_file():
+        return None
+    table = read_json(path)
+    for user, items in interactions.items():
+        if len(table.get(user, ())) != len(items):
+            raise ValueError(f"{path}: user {user!r} has {len(table.get(user, ()))} times for {len(items)} items")
+    return table
+
+
+def load_items(paths: DatasetPaths) -> dict[int, dict[str, Any]]:
+    """`<DS>.item.json`: title, description, brand, categories and perhaps image of each item id.
+
+    Fields other than the title may be absent and are then empty; a list (Amazon's categories) is joined by commas.
+    """
+    path = paths.file("item.json")
+    table = read_json(path, "It holds {item: {title, description, brand, categories, image?}}")
+    items: dict[int, dict[str, Any]] = {}
+    for key, fields in table.items():
+        if not str(key).isdecimal():
+            raise ValueError(f"{path}: item id {key!r} is not a whole number from 0")
+        if not isinstance(fields, dict) or "title" not in fields:
+            raise ValueError(f"{path}: item {key} has no title. Give it one (it may be empty)")
+        item = dict(fields)
+        for field in ITEM_FIELDS:
+            value = fields.get(field) or ""
+            item[field] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        items[int(key)] = item
+    return items
+
+
+def load_id_map(path: str | Path) -> dict[str, int]:
+    """`<DS>.item2id` / `<DS>.user2id`: `original<TAB>int` a line."""
+    table: dict[str, int] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        original, _, value = line.rpartition("\t")
+        if not original or not value.strip().isdecimal():
+            raise ValueError(f"{path}:{number}: a line is `original<TAB>number`, this one is {line!r:.80}")
+        if original in table:
+            raise ValueError(f"{path}:{number}: {original!r} stands there twice")
+        table[original] = int(value)
+    return table
+
+
+def load_splits(paths: DatasetPaths) -> dict[str, list[int]] | None:
+    """`<DS>.split.json`: {user: [n_train, n_valid]} where a split by time was made; None where it is absent."""
+    path = paths.file("split.json")
+    return read_json(path) if path.is_file() else None
+
+
+def find_images(
+    paths: DatasetPaths, items: Mapping[int, Mapping[str, Any]], image_path: str = "images"
+) -> dict[int, Path]:
+    """The image file of each item that has one.
+
+    The path that an item gives in `image` (relative to the dataset's folder) wins, unless `image_path` is not the
+    default `images`: then another set of pictures is wanted, and a file of the same name there is taken. Otherwise it
+    is `<image_path>/<original item id>.jpg`, through `<DS>.item2id`.
+    """
+    folder = paths.folder / image_path
+    original = {}
+    if paths.file("item2id").is_file():
+        original = {number: name for name, number in load_id_map(paths.file("item2id")).items()}
+    found: dict[int, Path] = {}
+    for item_id, fields in items.items():
+        given = fields.get("image")
+        if given and image_path == "images":
+            candidate = paths.folder / str(given)
+        elif given:
+            candidate = folder / Path(str(given)).name
+        else:
+            candidate = folder / f"{original.get(item_id, item_id)}.jpg"
+        if not candidate.resolve().is_relative_to(paths.folder.resolve()):
+            raise ValueError(
+                f"{paths.file('item.json')}: the image {given!r} of item {item_id} leaves the dataset's folder"
+            )
+        if candidate.is_file():
+            found[item_id] = candidate
+    return found
+
+
+# ---- embeddings ------------------------------------------------------------------------------------------------------
+def embedding_ids_path(path: str | Path) -> Path:
+    """`X.emb-NAME.npy` -> `X.emb-NAME.ids.json`."""
+    return Path(path).with_suffix(".ids.json")
+
+
+def load_embeddings(path: str | Path) -> tuple[np.ndarray, list[int]]:
+    """Embeddings and the item id of each row.
+
+    Returns:
+        (N, D) float32, finite; ids of the N rows: the sidecar's, or 0..N-1 where there is none.
+
+    Raises:
+        ValueError: not a 2-D float array; a value is NaN or infinite; the sidecar has another length or an id twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. Make embeddings with: python3 data_process/qwen_embeddings.py")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a whole .npy file ({error}). Make the embeddings again") from error
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or 0 in array.shape:
+        raise ValueError(f"{path} must hold a 2-D array of floats, holds {array.dtype} of shape {array.shape}")
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    sidecar = embedding_ids_path(path)
+    ids = [int(item) for item in read_json(sidecar)] if sidecar.is_file() else list(range(len(array)))
+    if len(ids) != len(array):
+        raise ValueError(
+            f"{path} has {len(array)} rows and {sidecar} names {len(ids)} items: they are of different runs."
+            f" Make the embeddings again"
+        )
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{sidecar} names an item twice")
+    bad = ~np.isfinite(array).all(1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{path} has NaN or infinite values in {int(bad.sum())} of {len(array)} rows, the first being row {row}"
+            f" (item {ids[row]}): make the embeddings of these items again"
+        )
+    return array, ids
+
+
+def save_embeddings(path: str | Path, embeddings: np.ndarray, item_ids: Sequence[int]) -> None:
+    """Writes (N, D) float32 and its ids sidecar; row i is item `item_ids[i]`."""
+    if len(embeddings) != len(item_ids):
+        raise ValueError(f"{len(embeddings)} embeddings for {len(item_ids)} items")
+    sidecar = embedding_ids_path(path)
+    sidecar.unlink(missing_ok=True)  # never the ids of one run beside the rows of another
+    with atomic_path(path) as temporary:
+        np.save(temporary, np.asarray(embeddings, np.float32))
+    write_json(sidecar, [int(item) for item in item_ids])
+
+
+# ---- SID index -------------------------------------------------------------------------------------------------------
+def index_path(paths: DatasetPaths, model_name: str) -> Path:
+    return paths.folder / "index" / model_name / f"{paths.dataset}.index_{model_name}.json"
+
+
+def index_meta_path(path: str | Path) -> Path:
+    return Path(path).with_suffix(".meta.json")
+
+
+def resolve_index_file(index_file: str | Path, paths: DatasetPaths) -> Path:
+    """The index that `--index_file` names: an existing path, or a suffix such as `.index_qwen7B.json`.
+
+    Raises:
+        FileNotFoundError: nothing fits, or a suffix fits several files; the message lists every place tried.
+    """
+    given = Path(index_file)
+    if given.is_file():
+        return given
+    tried = [given, paths.folder / f"{paths.dataset}{index_file}"]
+    if not given.is_absolute():
+        tried += sorted((paths.folder / "index").glob(f"*/{paths.dataset}{given.name}"))
+    found = [path for path in tried[1:] if path.is_file()]
+    if len(found) == 1:
+        return found[0]
+    places = "\n  ".join(map(str, [*tried, paths.folder / "index" / "*" / f"{paths.dataset}{given.name}"]))
+    if found:
+        raise FileNotFoundError(
+            f"--index_file {index_file} fits {len(found)} files; give the whole path of one:\n  {places}"
+        )
+    raise FileNotFoundError(
+        f"--index_file {index_file} was not found. Tried:\n  {places}\nMake an index with: bash index/generate.sh"
+    )
+
+
+def load_sid_index(path: str | Path, item_ids: Sequence[int] | None = None) -> SidIndex:
+    """A SID index: `.json` ({item: ["<a_0>", ...]}) or `.npz` (item_ids, codes), with its meta sidecar if there is one.
+
+    Args:
+        item_ids: items that must have a SID, such as the catalogue's.
+
+    Raises:
+        ValueError: SIDs of different lengths, a token that is no SID token, or an item without a SID.
+    """
+    path = Path(path)
+    meta_path = index_meta_path(path)
+    meta = read_json(meta_path) if meta_path.is_file() else {}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            ids, codes = arrays["item_ids"].astype(np.int64), arrays["codes"].astype(np.int64)
+            letters = tuple(str(letter) for letter in arrays["letters"])
+    else:
+        table = read_json(path, "Make an index with: bash index/generate.sh")
+        if not table:
+            raise ValueError(f"{path} holds no item")
+        first = next(iter(table.values()))
+        letters = tuple(parse_sid_token(token, path)[0] for token in first)
+        ids = np.fromiter((int(item) for item in table), np.int64, len(table))
+        codes = np.empty((len(table), len(letters)), np.int64)
+        for row, (item, tokens) in enumerate(table.items()):
+            parsed = [parse_sid_token(token, path) for token in tokens]
+            if tuple(letter for letter, _ in parsed) != letters:
+                raise ValueError(
+                    f"{path}: item {item} has {''.join(tokens)}, the first item {''.join(first)}: levels differ"
+                )
+            codes[row] = [code for _, code in parsed]
+    order = np.argsort(ids, kind="stable")
+    ids, codes = ids[order], codes[order]
+    sizes = tuple(int(size) for size in meta.get("codebook_sizes", codes.max(0) + 1))
+    if len(sizes) != len(letters) or (codes >= np.asarray(sizes)).any():
+        raise ValueError(f"{meta_path} gives codebook sizes {list(sizes)} that do not fit {path}: make the index again")
+    if item_ids is not None:
+        missing = np.setdiff1d(np.asarray(item_ids, np.int64), ids)
+        if len(missing):
+            raise ValueError(
+                f"{path} lacks {len(missing)} of {len(item_ids)} items, the first being {missing[0]}: it was made from"
+                f" other embeddings than this dataset's. Make it again with: bash index/generate.sh"
+            )
+    return SidIndex(ids, codes, letters, sizes, path=path, meta=meta)
+
+
+def save_sid_index(path: str | Path, index: SidIndex, meta: Mapping[str, Any]) -> None:
+    """Writes the index in the form that the suffix asks for (.json or .npz), and its `.meta.json`."""
+    path = Path(path)
+    index_meta_path(path).unlink(missing_ok=True)
+    if path.suffix == ".npz":
+        with atomic_path(path) as temporary:
+            np.savez(
+                temporary,
+                item_ids=index.item_ids.astype(np.int32),
+                codes=index.codes.astype(np.int32),
+                letters=np.asarray(index.letters),
+            )
+    else:
+        rows = ",\n".join(
+            f"{json.dumps(str(item))}: {json.dumps(index.tokens_of(row), ensure_ascii=False)}"
+            for row, item in enumerate(index.item_ids)
+        )
+        write_text(path, "{\n" + rows + "\n}\n")
+    levels = {
+        "num_levels": len(index.letters),
+        "letters": list(index.letters),
+        "codebook_sizes": list(index.codebook_sizes),
+    }
+    write_json(index_meta_path(path), {**levels, **meta}, indent=2)

@@ -1,0 +1,25 @@
+"""Messages for people: on rank 0 only, to the terminal and, where asked, to a file."""
+
+import logging
+import sys
+from pathlib import Path
+
+from src.common.distributed import is_main
+
+logger = logging.getLogger("grec")
+
+
+def setup_logging(log_file: str | Path | None = None) -> logging.Logger:
+    """Prepares the `grec` logger. Other ranks speak only of warnings and errors, to standard error."""
+    logger.handlers.clear()
+    logger.propagate = False
+    logger.setLevel(logging.INFO if is_main() else logging.WARNING)
+    line = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout if is_main() else sys.stderr)]
+    if log_file is not None and is_main():
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(line)
+        logger.addHandler(handler)
+    return logger

@@ -1,0 +1,84 @@
+"""Semantic IDs: codes <-> tokens `<a_12>`, and the ordered list of all SID tokens of an index."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
+
+import numpy as np
+
+SID_TOKEN = re.compile(r"<([A-Za-z]+)_(\d+)>")
+
+
+def sid_token(letter: str, code: int) -> str:
+    return f"<{letter}_{code}>"
+
+
+def level_letters(num_levels: int) -> tuple[str, ...]:
+    """a, b, c, ... z: the letters of an index that GRec makes."""
+    if not 1 <= num_levels <= len(ascii_lowercase):
+        raise ValueError(f"a SID has 1 to {len(ascii_lowercase)} levels, not {num_levels}")
+    return tuple(ascii_lowercase[:num_levels])
+
+
+def parse_sid_token(token: str, source: Path | str = "SID index") -> tuple[str, int]:
+    """`<a_12>` -> ("a", 12); `source` is the file to name where the token is something else."""
+    match = SID_TOKEN.fullmatch(token) if isinstance(token, str) else None
+    if match is None:
+        raise ValueError(f"{source}: {token!r} is no SID token; they look like <a_12>")
+    return match[1], int(match[2])
+
+
+@dataclass(frozen=True)
+class SidIndex:
+    """The SID of every item.
+
+    Attributes:
+        item_ids: (N,) int64, ascending.
+        codes: (N, L) int64; row i is the SID of `item_ids[i]`.
+        letters: letter of each level, as in the tokens.
+        codebook_sizes: codewords of each level; every code is below its level's size.
+        path, meta: where it was read from, and its sidecar.
+    """
+
+    item_ids: np.ndarray
+    codes: np.ndarray
+    letters: tuple[str, ...]
+    codebook_sizes: tuple[int, ...]
+    path: Path | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.letters)
+
+    def tokens_of(self, row: int) -> list[str]:
+        """SID tokens of the item in `row`, coarsest level first."""
+        return [sid_token(letter, int(code)) for letter, code in zip(self.letters, self.codes[row], strict=True)]
+
+    @cached_property
+    def all_tokens(self) -> list[str]:
+        """The full grid: every code of every level, in level order. Token `level_offsets[l] + code` is `<l_code>`."""
+        sizes = zip(self.letters, self.codebook_sizes, strict=True)
+        return [sid_token(letter, code) for letter, size in sizes for code in range(size)]
+
+    @cached_property
+    def level_offsets(self) -> np.ndarray:
+        """(L,) int64: position in `all_tokens` of each level's code 0."""
+        return np.concatenate([[0], np.cumsum(self.codebook_sizes)[:-1]]).astype(np.int64)
+
+    def rows_of(self, item_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(M,) int64: row of each item id; all must be in the index."""
+        wanted = np.asarray(item_ids, np.int64)
+        rows = np.searchsorted(self.item_ids, wanted)
+        known = (rows < len(self.item_ids)) & (self.item_ids[np.minimum(rows, len(self.item_ids) - 1)] == wanted)
+        if not known.all():
+            raise ValueError(f"item {wanted[~known][0]} has no SID in {self.path or 'this index'}")
+        return rows
+
+    def collision_rate(self) -> float:
+        """1 - distinct SIDs / items."""
+        return 1 - len(np.unique(self.codes, axis=0)) / len(self.codes)
