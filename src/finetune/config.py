@@ -1,0 +1,175 @@
+"""Every setting of a fine-tuning run with its default, and the flags that set them."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.common.cli import add_dataset_flags, add_switch, name_list, new_parser, number_list
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    # what differs between the entries
+    entry: str
+    vision: bool
+
+    # what is trained on what
+    base_model: str
+    model_type: str
+    output_dir: Path
+    dataset: str
+    index_file: str
+    data_path: Path = Path("data")
+    image_path: str = "images"
+    skip_bad_images: bool = False
+    tasks: tuple[str, ...] = ("seqrec",)
+    train_prompt_sample_num: tuple[int, ...] = ()
+    train_data_sample_num: tuple[int, ...] = ()
+    valid_prompt_id: int = 0
+    valid_prompt_sample_num: int = 1
+    ratio_dataset: float = 1.0
+    item_split: str = "all"
+
+    # prompts
+    max_his_len: int = 20
+    his_sep: str = ", "
+    add_prefix: bool = False
+    max_his_images: int = 8
+    model_max_length: int = 2048
+    only_train_response: bool = True
+    share_prefix: bool = False
+    row_length: int = 256
+
+    # what learns
+    sid_init: str = "auto"
+    use_lora: bool = False
+    lora_r: int = 32
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_target_modules: tuple[str, ...] = ()
+    lora_modules_to_save: tuple[str, ...] = ()
+    freeze: str = "none"
+
+    # how
+    seed: int = 42
+    per_device_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    use_gradient_checkpointing: bool = False
+    num_workers: int = 0
+    learning_rate: float = 2e-5
+    epochs: float = 4
+    max_steps: int = -1
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.01
+    lr_scheduler_type: str = "cosine"
+    optim: str = "adamw_torch"
+    max_grad_norm: float = 1.0
+    save_and_eval_strategy: str = "epoch"
+    save_and_eval_steps: int = 1000
+    save_total_limit: int = 2
+    deepspeed: str | None = None
+    bf16: bool = False
+    fp16: bool = False
+    device: str = "auto"
+    resume_from_checkpoint: str | None = None
+    report_to: str = "none"
+    run_name: str | None = None
+    logging_step: int = 10
+    debug: bool = False
+
+
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags of src.finetune.*; their defaults are FinetuneConfig's."""
+    d = FinetuneConfig
+    parser = new_parser(description)
+
+    group = parser.add_argument_group("what is trained on what")
+    add_dataset_flags(group)
+    group.add_argument("--base_model", required=True, help="folder or hub name of the model to start from")
+    group.add_argument("--model_type", required=True, help="family of the base model, e.g. qwen2_vl")
+    group.add_argument("--output_dir", type=Path, required=True, help="gets the fine-tuned model, logs and run.json")
+    group.add_argument("--index_file", required=True, help="SID index: a path, or a suffix such as .index_qwen7B.json")
+    group.add_argument("--image_path", default=d.image_path, help="folder of pictures inside the dataset's folder")
+    add_switch(group, "--skip_bad_images", help="go on without pictures that do not decode")
+    group.add_argument("--tasks", type=name_list, default=list(d.tasks), help="comma-separated, e.g. seqrec,item2index")
+    group.add_argument(
+        "--train_prompt_sample_num", type=number_list(), default=[], help="wordings a sample and epoch, a number a task"
+    )
+    group.add_argument(
+        "--train_data_sample_num", type=number_list(), default=[], help="random cap of samples, a number a task; 0: all"
+    )
+    group.add_argument("--valid_prompt_id", type=int, default=d.valid_prompt_id, help="wording that validates; -1: any")
+    group.add_argument(
+        "--valid_prompt_sample_num", type=int, default=d.valid_prompt_sample_num, help="wordings a validation sample"
+    )
+    group.add_argument("--ratio_dataset", type=float, default=d.ratio_dataset, help="share of the training users")
+    group.add_argument(
+        "--item_split", choices=("all", "holdout"), default=d.item_split, help="item tasks: train on all, or on 8 of 10"
+    )
+
+    group = parser.add_argument_group("prompts")
+    group.add_argument("--max_his_len", type=int, default=d.max_his_len, help="latest items of a history; 0: all")
+    group.add_argument("--his_sep", default=d.his_sep, help="stands between the items of a history")
+    add_switch(group, "--add_prefix", help="number the items of a history")
+    group.add_argument("--max_his_images", type=int, default=d.max_his_images, help="pictures of a history, the latest")
+    group.add_argument("--model_max_length", type=int, default=d.model_max_length, help="tokens of prompt and answer")
+    add_switch(group, "--only_train_response", default=d.only_train_response, help="learn the answer, not the prompt")
+    add_switch(group, "--share_prefix", help="all next-item samples of a user share one pass over their history")
+    group.add_argument(
+        "--row_length", type=int, default=d.row_length, help="tokens of a row that samples are packed in"
+    )
+
+    group = parser.add_argument_group("what learns")
+    group.add_argument(
+        "--sid_init", choices=("auto", "random", "centroid", "text"), default=d.sid_init, help="start of the SID rows"
+    )
+    add_switch(group, "--use_lora", help="train LoRA matrices and the SID rows; else all parameters")
+    group.add_argument("--lora_r", type=int, default=d.lora_r)
+    group.add_argument("--lora_alpha", type=int, default=d.lora_alpha)
+    group.add_argument("--lora_dropout", type=float, default=d.lora_dropout)
+    group.add_argument("--lora_target_modules", type=name_list, default=[], help="default: attention and FFN")
+    group.add_argument(
+        "--lora_modules_to_save", type=name_list, default=[], help='train these whole, e.g. "embed_tokens,lm_head"'
+    )
+    group.add_argument(
+        "--freeze",
+        choices=("none", "visual", "embeddings", "all", "only_embeddings"),
+        default=d.freeze,
+        help="full fine-tuning: visual: the vision tower stays; embeddings: old token rows stay; all: both;"
+        " only_embeddings: all but the SID rows stay",
+    )
+
+    group = parser.add_argument_group("how")
+    group.add_argument("--seed", type=int, default=d.seed)
+    group.add_argument("--per_device_batch_size", type=int, default=d.per_device_batch_size)
+    group.add_argument("--gradient_accumulation_steps", type=int, default=d.gradient_accumulation_steps)
+    add_switch(group, "--use_gradient_checkpointing")
+    group.add_argument("--num_workers", type=int, default=d.num_workers, help="processes that load data, each rank")
+    group.add_argument("--learning_rate", type=float, default=d.learning_rate)
+    group.add_argument("--epochs", type=float, default=d.epochs)
+    group.add_argument("--max_steps", type=int, default=d.max_steps, help="stop after so many steps; -1: after epochs")
+    group.add_argument("--weight_decay", type=float, default=d.weight_decay)
+    group.add_argument("--warmup_ratio", type=float, default=d.warmup_ratio)
+    group.add_argument("--lr_scheduler_type", default=d.lr_scheduler_type)
+    group.add_argument("--optim", default=d.optim)
+    group.add_argument("--max_grad_norm", type=float, default=d.max_grad_norm)
+    group.add_argument("--save_and_eval_strategy", choices=("epoch", "steps", "no"), default=d.save_and_eval_strategy)
+    group.add_argument("--save_and_eval_steps", type=int, default=d.save_and_eval_steps)
+    group.add_argument("--save_total_limit", type=int, default=d.save_total_limit, help="checkpoints that are kept")
+    group.add_argument("--deepspeed", help="a DeepSpeed config such as ./config/ds_z2_bf16.json")
+    add_switch(group, "--bf16")
+    add_switch(group, "--fp16")
+    group.add_argument("--device", default=d.device, help="auto, cpu or cuda")
+    group.add_argument(
+        "--resume_from_checkpoint", help="a checkpoint-N folder, or True: the newest whole one of output_dir, if any"
+    )
+    group.add_argument("--report_to", choices=("none", "wandb", "tensorboard"), default=d.report_to)
+    group.add_argument("--run_name", default=d.run_name)
+    group.add_argument("--logging_step", type=int, default=d.logging_step)
+    add_switch(group, "--debug", help="64 samples a task and 8 steps: does it run?")
+    return parser
+
+
+def config_from(args: argparse.Namespace, entry: str, vision: bool) -> FinetuneConfig:
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
+    return FinetuneConfig(**values, entry=entry, vision=vision)

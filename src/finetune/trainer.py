@@ -1,0 +1,142 @@
+"""The Hugging Face Trainer, with a loss on answers only, exact validation per task, and a log that survives."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from src.common.distributed import gather, is_main, shard, world_size
+from src.common.log import logger
+from src.dataset import Mixture, TaskDataset
+from src.models import AnswerRows
+
+
+class AnswerTrainer(Trainer):
+    """Cross-entropy over answer tokens, its mean taken over all ranks and accumulated batches at once."""
+
+    def __init__(self, *, valid_parts: list[TaskDataset], **options: Any):
+        super().__init__(**options)
+        self.valid_parts = valid_parts
+        self.answer_rows = AnswerRows(self.model)
+        self.model_accepts_loss_kwargs = True  # the Trainer then counts answer tokens of the whole step for us
+        self.loss_is_scaled_for_ga = True
+        self._loss_shifts_labels = False  # labels already are the tokens after `predict`
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Embeddings do not decay: rows that a batch does not hold would shrink, and frozen old rows would change."""
+        names = super().get_decay_parameter_names(model)
+        return [
+            name for name in names if not any(part in name for part in ("embed_tokens", "lm_head", "trainable_tokens"))
+        ]
+
+    def token_losses(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(P,) cross-entropy of every answer token of a batch."""
+        inputs = dict(inputs)
+        labels, rows = inputs.pop("labels"), inputs.pop("predict")
+        inputs.pop("task_ids")
+        logits = self.answer_rows.logits(model, rows, **inputs)
+        return F.cross_entropy(logits.float(), labels, reduction="none")
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        losses = self.token_losses(model, inputs)
+        if num_items_in_batch is None:
+            return losses.mean()
+        return losses.sum() / num_items_in_batch * self.accelerator.num_processes  # DDP takes the mean over ranks
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Mean loss per answer token, of each task and of all; each sample counts once on any number of ranks."""
+        model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
+        model.eval()
+        sums = torch.zeros(len(self.valid_parts), 2, dtype=torch.float64)
+        for number, part in enumerate(self.valid_parts):
+            size = self.args.per_device_eval_batch_size
+            batches = [range(i, min(i + size, len(part))) for i in range(0, len(part), size)]
+            for batch in shard(batches):
+                inputs = self._prepare_inputs(self.data_collator([part[i] for i in batch]))
+                with self.compute_loss_context_manager():
+                    losses = self.token_losses(model, inputs)
+                sums[number] += torch.tensor([losses.double().sum().item(), losses.numel()], dtype=torch.float64)
+        model.train()
+        sums = torch.stack(gather(sums)).sum(0)
+        metrics = {f"{metric_key_prefix}_loss": float(sums[:, 0].sum() / sums[:, 1].sum().clamp_min(1))}
+        for part, (total, count) in zip(self.valid_parts, sums.tolist(), strict=True):
+            if count:
+                metrics[f"{metric_key_prefix}_loss_{part.task.name}"] = total / count
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training data which epoch it is, so that each epoch asks in new words."""
+
+    def __init__(self, mixture: Mixture):
+        self.mixture = mixture
+
+    def on_epoch_begin(self, args, state, control, **_):
+        self.mixture.set_epoch(int(state.epoch or 0))
+
+
+class LogCallback(TrainerCallback):
+    """Appends every log line to trainer_log.jsonl; a resumed run goes on after the step that it resumes from."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **_):
+        if not is_main():
+            return
+        kept = []
+        if self.path.is_file() and state.global_step:
+            lines = (
+                json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+            )
+            kept = [line for line in lines if line["step"] <= state.global_step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if is_main() and logs:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, "epoch": state.epoch, **logs}) + "\n")
+            shown = {name: value for name, value in logs.items() if "loss" in name}
+            if any(name.startswith("eval") for name in shown):
+                logger.info("step %d: %s", state.global_step, ", ".join(f"{n} {v:.4f}" for n, v in shown.items()))
+
+
+def newest_whole_checkpoint(output_dir: Path) -> Path | None:
+    """The newest checkpoint-N that was written to its end; half-written ones of a killed run are passed over."""
+    found = []
+    for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        number = folder.name.rpartition("-")[2]
+        if number.isdecimal() and _is_whole(folder):
+            found.append((int(number), folder))
+    return max(found)[1] if found else None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))  # the last file that is written
+    except (OSError, ValueError):
+        return False
+    ranks = ["rng_state.pth"] if world_size() == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size())]
+    sharded = any(folder.glob("global_step*"))  # DeepSpeed keeps its own optimizer files
+    return all((folder / name).is_file() for name in [*ranks, *([] if sharded else ["optimizer.pt", "scheduler.pt"])])
+
+
+def quiet_libraries() -> None:
+    """One voice: GRec's. Libraries speak of errors only."""
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

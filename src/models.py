@@ -1,0 +1,345 @@
+"""The table of model families; loading, SID tokens, LoRA, saving. A new family is a row."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from src.common import artifacts
+from src.common.log import logger
+from src.common.sid import SidIndex
+from src.processors import load_processor
+
+TOKEN_META = "token_meta.json"
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between families of models.
+
+    Attributes:
+        config_types: `model_type` in the config of its checkpoints.
+        vision: takes pictures.
+        visual_modules: names in module paths that belong to the vision tower and its projector.
+        mrope: has multimodal rotary positions (three rows of position ids).
+    """
+
+    config_types: tuple[str, ...]
+    vision: bool = False
+    visual_modules: tuple[str, ...] = ()
+    mrope: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": Family(("qwen2_vl",), True, ("visual",), mrope=True),
+    "qwen2_5_vl": Family(("qwen2_5_vl",), True, ("visual",), mrope=True),
+    "qwen3_vl": Family(("qwen3_vl",), True, ("visual",), mrope=True),
+    "llava_onevision": Family(("llava_onevision",), True, ("vision_tower", "multi_modal_projector", "image_newline")),
+    "qwen2": Family(("qwen2",)),
+    "qwen2_5": Family(("qwen2",)),
+    "qwen": Family(("qwen2",)),
+    "qwen3": Family(("qwen3",)),
+    "llama": Family(("llama",)),
+}
+
+
+class Loaded(NamedTuple):
+    model: nn.Module
+    tokenizer: Any
+    processor: Any | None  # of a VLM
+    family: Family
+
+    @property
+    def merge_size(self) -> int | None:
+        """Patches of a side that become one image token, where positions are M-RoPE."""
+        return self.model.config.vision_config.spatial_merge_size if self.family.mrope else None
+
+
+def family_of(model_type: str, vision: bool, entry: str) -> Family:
+    """The row of `--model_type`.
+
+    Raises:
+        ValueError: no such type, or one that belongs to another entry.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(f"unknown --model_type {model_type!r}: choose from {', '.join(FAMILIES)}")
+    family = FAMILIES[model_type]
+    if family.vision != vision:
+        other = "train_ddp_vl" if family.vision else "train_ddp"
+        raise ValueError(
+            f"--model_type {model_type} is a {'vision-language' if family.vision else 'text'} model, which {entry} does"
+            f" not train: use python -m src.finetune.{other}"
+        )
+    return family
+
+
+def load_model(path: str | Path, dtype: torch.dtype, attention: str = "sdpa", model_type: str | None = None) -> Loaded:
+    """A model with its tokenizer and processor.
+
+    Args:
+        path: folder or hub name of weights in the Hugging Face layout.
+        model_type: the family that it must be of; None: any.
+
+    Raises:
+        FileNotFoundError: `path` looks like a folder and is not there.
+        ValueError: it is of another family than `model_type` says, or of none that GRec knows.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    if not Path(path).exists() and str(path).count("/") != 1:
+        raise FileNotFoundError(
+            f"there is no model at {path}. Give a folder with weights, or make a tiny one with"
+            " python3 scripts/make_tiny_model.py"
+        )
+    config_type = AutoConfig.from_pretrained(path).model_type
+    fitting = [name for name, family in FAMILIES.items() if config_type in family.config_types]
+    if not fitting or (model_type is not None and model_type not in fitting):
+        raise ValueError(
+            f"the model at {path} is a {config_type}"
+            + (
+                f": use --model_type {fitting[0]}, not {model_type}"
+                if fitting
+                else f"; GRec knows {', '.join(FAMILIES)}"
+            )
+        )
+    family = FAMILIES[fitting[0]]
+    auto = AutoModelForImageTextToText if family.vision else AutoModelForCausalLM
+    model = auto.from_pretrained(path, dtype=dtype, attn_implementation=attention)
+    processor = load_processor(path)
+    tokenizer = processor.tokenizer if family.vision else processor
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Loaded(model, tokenizer, processor if family.vision else None, family)
+
+
+# ---- SID tokens ------------------------------------------------------------------------------------------------------
+def add_sid_tokens(loaded: Loaded, tokens: Sequence[str]) -> list[int]:
+    """Adds SID tokens to the tokenizer and rows to the model; gives their ids. Tokens already there stay as they are.
+
+    Rows are added only where the model has none to spare: published models pad their vocabulary, and a row beyond the
+    tokenizer's last token is as free as a new one.
+    """
+    from tokenizers import AddedToken
+
+    loaded.tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    ids = loaded.tokenizer.convert_tokens_to_ids(list(tokens))
+    if max(ids) >= loaded.model.get_input_embeddings().weight.shape[0]:
+        loaded.model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    return ids
+
+
+@torch.no_grad()
+def init_sid_rows(
+    loaded: Loaded, ids: Sequence[int], index: SidIndex, how: str, texts: dict[int, str] | None = None, seed: int = 42
+) -> str:
+    """Gives the rows of SID tokens a start, in the input embeddings and in an untied head alike.
+
+    Args:
+        how: `random` (the spread of the other rows around their mean), `centroid` (the codebooks' geometry through a
+            seeded random projection, same spread), `text` (mean of the old rows of the words of the member items), or
+            `auto`: centroid if the index has codebooks beside it, else text if items have texts, else random.
+        texts: text of each item id, for `text`.
+
+    Returns:
+        the way that was taken.
+    """
+    books = _codebooks(index)
+    if how == "auto":
+        how = "centroid" if books else "text" if texts and any(texts.values()) else "random"
+    if how == "centroid" and not books:
+        raise ValueError(f"--sid_init centroid needs the codebooks beside {index.path}: make the index with this GRec")
+    generator = torch.Generator().manual_seed(seed)
+    new = torch.tensor(ids)
+    output = loaded.model.get_output_embeddings()
+    tables = [loaded.model.get_input_embeddings().weight]
+    if output is not None and output.weight.data_ptr() != tables[0].data_ptr():
+        tables.append(output.weight)
+    old = torch.ones(len(tables[0]), dtype=torch.bool)
+    old[new] = False
+    old[len(loaded.tokenizer) :] = False
+    base = tables[0][old.to(tables[0].device)].float().cpu()
+    noise = torch.randn(len(ids), base.shape[1], generator=generator)
+    if how == "centroid":
+        noise = torch.cat([_projected(book, base.shape[1], generator) for book in books])
+    rows = base.mean(0) + noise * base.std(0)
+    if how == "text":
+        rows = _mean_of_words(loaded, index, texts or {}, tables[0], rows)
+    for table in tables:
+        table[new.to(table.device)] = rows.to(table)
+    return how
+
+
+def _codebooks(index: SidIndex) -> list[Tensor]:
+    """The codebooks beside an index, if they cover its grid."""
+    path = Path(index.path).with_suffix(".codebooks.safetensors") if index.path else None
+    if path is None or not path.is_file():
+        return []
+    from safetensors.torch import load_file
+
+    table = load_file(path)
+    books = [table[f"codebook_{level}"] for level in range(index.num_levels) if f"codebook_{level}" in table]
+    return books if [len(book) for book in books] == list(index.codebook_sizes) else []
+
+
+def _projected(book: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """Codewords in `width` dimensions with unit spread, their distances kept on average; a level has its own centre."""
+    book = book.float() - book.float().mean(0)
+    book = book / book.std().clamp_min(1e-8)
+    projection = torch.randn(book.shape[1], width, generator=generator) / book.shape[1] ** 0.5
+    centre = torch.randn(1, width, generator=generator)
+    return (book @ projection + centre) / 2**0.5
+
+
+def _mean_of_words(loaded: Loaded, index: SidIndex, texts: dict[int, str], table: Tensor, fallback: Tensor) -> Tensor:
+    """Row of each SID token: mean of the embeddings of its items' words; `fallback` where a code has no item."""
+    words = loaded.tokenizer([texts.get(int(item), "") for item in index.item_ids], add_special_tokens=False)[
+        "input_ids"
+    ]
+    means = torch.stack(
+        [table[torch.tensor(w, device=table.device)].float().mean(0).cpu() if w else fallback.mean(0) for w in words]
+    )
+    rows = fallback.clone()
+    tokens = torch.from_numpy(index.codes + index.level_offsets)
+    for level in range(index.num_levels):
+        total = torch.zeros_like(fallback).index_add_(0, tokens[:, level], means)
+        count = torch.bincount(tokens[:, level], minlength=len(fallback)).unsqueeze(1)
+        rows = torch.where(count > 0, total / count.clamp_min(1), rows)
+    return rows + 0.02 * fallback.std() * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+
+
+# ---- what trains -----------------------------------------------------------------------------------------------------
+def add_lora(
+    loaded: Loaded,
+    sid_ids: Sequence[int],
+    rank: int,
+    alpha: int,
+    dropout: float,
+    targets: Sequence[str] = LORA_TARGETS,
+    modules_to_save: Sequence[str] = (),
+) -> nn.Module:
+    """The model with LoRA on the language model's linear layers, and trainable SID rows.
+
+    Without `modules_to_save` just the new rows of the embeddings (and of an untied head) train, and are all that the
+    adapter holds of them (https://arxiv.org/abs/2106.09685; PEFT's trainable tokens). With `embed_tokens,lm_head` those
+    matrices train as a whole. A tied head stays tied.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    names = "|".join(targets)
+    visual = "|".join(loaded.family.visual_modules)
+    pattern = rf"^(?!.*\b({visual})\b).*\.({names})$" if visual else rf"^.*\.({names})$"
+    tied = bool(getattr(loaded.model.config, "tie_word_embeddings", False))
+    extra: dict[str, Any] = {}
+    if modules_to_save:
+        extra["modules_to_save"] = list(modules_to_save)
+    elif sid_ids:
+        extra["trainable_token_indices"] = {"embed_tokens": list(sid_ids)}
+        if not tied:
+            extra["trainable_token_indices"]["lm_head"] = list(sid_ids)
+    if tied and extra:
+        extra["ensure_weight_tying"] = True
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, **extra)
+    return get_peft_model(loaded.model, config)
+
+
+FREEZE = ("none", "visual", "embeddings", "all", "only_embeddings")
+
+
+def freeze(loaded: Loaded, what: str, sid_ids: Sequence[int]) -> None:
+    """Stops parts of a model from training (`--freeze`, full fine-tuning).
+
+    Args:
+        what: `visual` the vision tower; `embeddings` the old token rows, so that only SID rows train among them; `all`
+            both; `only_embeddings` everything but the SID rows.
+    """
+    for name, parameter in loaded.model.named_parameters():
+        visual = any(part in loaded.family.visual_modules for part in name.split("."))
+        if what == "only_embeddings" or (what in ("visual", "all") and visual):
+            parameter.requires_grad_(False)
+    if what in ("embeddings", "all", "only_embeddings"):
+        embeddings, head = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
+        rows = torch.zeros(len(embeddings.weight), 1, dtype=torch.bool)
+        rows[list(sid_ids)] = True
+        for table in {id(module.weight): module.weight for module in (embeddings, head)}.values():
+            table.requires_grad_(True)
+            table.register_hook(lambda gradient: gradient * rows.to(gradient))
+
+
+class AnswerRows:
+    """Lets the head see only the positions that predict an answer, so that logits of prompt tokens are never made.
+
+    A hook in front of the output embedding: it works for every family, under DDP, DeepSpeed and PEFT alike.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.rows: Tensor | None = None
+        model.get_output_embeddings().register_forward_pre_hook(self._select)
+
+    def _select(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return None if self.rows is None else (inputs[0][self.rows], *inputs[1:])
+
+    def logits(self, model: nn.Module, rows: Tensor, **inputs: Tensor) -> Tensor:
+        """(P, V) logits at the P places where `rows` (R, W) is True."""
+        self.rows = rows
+        try:
+            return model(**inputs, use_cache=False).logits
+        finally:
+            self.rows = None
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+def token_meta(index: SidIndex, base_vocab_size: int) -> dict[str, Any]:
+    return {
+        "sid_tokens": index.all_tokens,
+        "base_vocab_size": base_vocab_size,
+        "codebook_sizes": list(index.codebook_sizes),
+        "index_sha256": artifacts.file_hash(index.path) if index.path else None,
+    }
+
+
+def load_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora: bool, dtype: torch.dtype) -> Loaded:
+    """A fine-tuned model: the whole of it, or a base with the LoRA adapter of `ckpt_model` merged into memory.
+
+    Raises:
+        ValueError: `lora` without a base, or a folder that is not what `lora` says.
+    """
+    ckpt = Path(ckpt_model)
+    if not ckpt.is_dir():
+        raise FileNotFoundError(f"--ckpt_model {ckpt} is no folder: give the --output_dir of a fine-tuning run")
+    is_adapter = (ckpt / "adapter_config.json").is_file()
+    if lora != is_adapter:
+        kind, cure = (
+            ("a LoRA adapter", "add --lora and --base_model") if is_adapter else ("a whole model", "leave out --lora")
+        )
+        raise ValueError(f"{ckpt} holds {kind}: {cure}")
+    if not lora:
+        return load_model(ckpt, dtype)
+    if base_model is None:
+        raise ValueError("--lora needs --base_model: the adapter holds only what differs from it")
+    from peft import PeftModel
+
+    loaded = load_model(base_model, dtype)
+    processor = load_processor(ckpt)
+    tokenizer = processor.tokenizer if loaded.family.vision else processor
+    loaded = loaded._replace(tokenizer=tokenizer, processor=processor if loaded.family.vision else None)
+    meta_path = ckpt / TOKEN_META
+    if meta_path.is_file():
+        add_sid_tokens(loaded, json.loads(meta_path.read_text(encoding="utf-8"))["sid_tokens"])
+    model = PeftModel.from_pretrained(loaded.model, ckpt)
+    logger.info("merged the adapter %s into %s", ckpt, base_model)
+    return loaded._replace(model=model.merge_and_unload())
+
+
+def num_parameters(model: nn.Module) -> tuple[int, int]:
+    """Parameters in all, and those that train."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+def item_texts(items: dict[int, dict[str, Any]]) -> dict[int, str]:
+    return {item: f"{fields['title']} {fields['categories']}".strip() for item, fields in items.items()}

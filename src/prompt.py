@@ -1,0 +1,407 @@
+"""From a wording and an example to token ids: one assembly for training and inference, so that they cannot differ.
+
+A wording is rendered through the model's own chat template and cut at its slots; the literal pieces and the words of
+every item are tokenised once. A sample is then put together from ids.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from src.common.images import open_image
+from src.common.log import logger
+from src.tasks.catalogue import Catalogue
+from src.tasks.task import ITEM_TEXTS, SLOT, Template
+
+IMAGE_CACHE_BYTES = 512 << 20  # pictures, as the model takes them, kept in memory by each process
+WORD_SLOTS = (*ITEM_TEXTS, "history_titles")
+PLAIN_FRAME = "### Instruction:\n{}\n\n### Response:\n"  # for models without a chat template
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """What decides the token ids of a prompt; travels with a checkpoint, so that inference asks as training did."""
+
+    max_his_len: int = 20
+    his_sep: str = ", "
+    add_prefix: bool = False
+    max_his_images: int = 8
+    model_max_length: int = 2048
+
+
+class Sample(NamedTuple):
+    """One sequence of tokens, perhaps with several branches that share a trunk (T tokens, P of them learnt).
+
+    Token q sees token k <= q where k >= start[q] (its own branch) or k < visible[q] (the part of the trunk that its
+    branch hangs from). A plain sequence is one trunk: start and visible are 0.
+    """
+
+    ids: np.ndarray  # (T,) int64
+    positions: np.ndarray  # (T,) int64, or (3, T) for M-RoPE
+    start: np.ndarray  # (T,) int64
+    visible: np.ndarray  # (T,) int64
+    predict: np.ndarray  # (P,) int64: the token after these is to be learnt ...
+    targets: np.ndarray  # (P,) int64: ... and is this one
+    images: tuple[Mapping[str, np.ndarray], ...] = ()  # model inputs of each picture, in the order of the placeholders
+    task: int = 0
+
+
+class Slot(NamedTuple):
+    name: str
+    space: bool  # whether its words begin with the space that stands before it
+
+
+class ImageBlock(NamedTuple):
+    ids: np.ndarray  # placeholder tokens, with what surrounds them
+    inputs: dict[str, np.ndarray]  # pixel_values and the like
+
+
+class PromptBuilder:
+    """Assembles samples of one dataset for one model."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        tokenizer: Any,
+        processor: Any | None,
+        settings: PromptSettings,
+        merge_size: int | None = None,
+    ):
+        """
+        Args:
+            tokenizer: with the SID tokens already in it.
+            processor: of a VLM; None for text models.
+            merge_size: patches of a side that become one image token, for models with M-RoPE; None for plain positions.
+        """
+        self.catalogue, self.tokenizer, self.processor, self.settings = catalogue, tokenizer, processor, settings
+        self.merge_size = merge_size
+        self.vision = processor is not None
+        self.sids = self._sid_ids()
+        self.row_of = np.full(int(catalogue.item_ids[-1]) + 1, -1)
+        self.row_of[catalogue.item_ids] = np.arange(len(catalogue.item_ids))
+        self.separator = self._tokenize(settings.his_sep)
+        self._texts: dict[tuple[str, bool], list[np.ndarray]] = {}
+        self._templates: dict[tuple[Template, bool], tuple[list, list]] = {}
+        self._images: dict[int, ImageBlock] = {}
+        self._image_bytes = 0
+
+    # ---- what never changes ------------------------------------------------------------------------------------------
+    def _tokenize(self, text: str) -> np.ndarray:
+        return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+
+    def _sid_ids(self) -> np.ndarray:
+        """(N, L) int64: token ids of each item's SID, rows as in catalogue.item_ids."""
+        index = self.catalogue.sid_index
+        if index is None:
+            raise ValueError("a SID index is needed: give --index_file")
+        ids = self.tokenizer.convert_tokens_to_ids(index.all_tokens)
+        unknown = [
+            token for token, i in zip(index.all_tokens, ids, strict=True) if i in (None, self.tokenizer.unk_token_id)
+        ]
+        if unknown:
+            raise ValueError(
+                f"the tokenizer lacks {len(unknown)} SID tokens, the first being {unknown[0]}: wrong index?"
+            )
+        rows = index.rows_of(self.catalogue.item_ids)
+        return np.asarray(ids, np.int64)[index.codes[rows] + index.level_offsets]
+
+    @cached_property
+    def end_token(self) -> int:
+        """The token that ends the model's turn: what its chat template writes after an answer, else end of sequence."""
+        if self.tokenizer.chat_template:
+            asked = self._render("Q", "@answer@")
+            after = self._tokenize(asked.partition("@answer@")[2])
+            if len(after) and int(after[0]) in self.tokenizer.all_special_ids:
+                return int(after[0])
+        if self.tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has neither a chat template that ends a turn nor an end-of-sequence token")
+        return int(self.tokenizer.eos_token_id)
+
+    def _render(self, prompt: str, answer: str | None = None) -> str:
+        """The chat of one prompt (and answer) as text, or the plain frame where the model has no chat template."""
+        if not self.tokenizer.chat_template:
+            return PLAIN_FRAME.format(prompt) + (answer or "")
+
+        def turn(role: str, text: str) -> dict[str, Any]:
+            return {"role": role, "content": [{"type": "text", "text": text}] if self.vision else text}
+
+        turns = [turn("user", prompt)] + ([turn("assistant", answer)] if answer is not None else [])
+        return self.tokenizer.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
+
+    @cached_property
+    def _image_text(self) -> str:
+        """What the chat template writes for one picture, e.g. `<|vision_start|><|image_pad|><|vision_end|>`."""
+        text = [{"type": "text", "text": "@"}]
+        bare, pictured = (
+            self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+            for content in (text, [{"type": "image"}, *text])
+        )
+        head = next(i for i, (a, b) in enumerate(zip(bare + "\0", pictured, strict=False)) if a != b)
+        block = pictured[head : head + len(pictured) - len(bare)]
+        if bare[:head] + block + bare[head:] != pictured or not block:
+            raise ValueError("the chat template does not write pictures in a way that can be told apart")
+        return block
+
+    def _pieces(self, text: str) -> list[np.ndarray | Slot]:
+        """Cuts a rendered wording at its slots: token ids of literals, and slots.
+
+        One space before a slot of words goes to the words (`Title:| Red dress`), as a tokenizer that reads the whole
+        text would have it; before SID tokens it stays, for the same reason.
+        """
+        pieces: list[np.ndarray | Slot] = []
+        parts = SLOT.split(text)
+        for literal, slot in zip(parts[::2], [*parts[1::2], None], strict=True):
+            space = slot in WORD_SLOTS and literal.endswith(" ")
+            if literal := literal[:-1] if space else literal:
+                pieces.append(self._tokenize(literal))
+            if slot is not None:
+                pieces.append(Slot(slot, space))
+        return pieces
+
+    def pieces_of(self, template: Template, with_image: bool = True) -> tuple[list, list]:
+        """Pieces of the prompt and of the answer of a wording; `with_image` False takes its image-free prompt."""
+        key = (template, with_image)
+        if key not in self._templates:
+            prompt = template.prompt
+            if not with_image:
+                prompt = template.prompt_without_image or prompt.replace("{history_images}", "")
+            if "{image}" in prompt and not self.vision:
+                raise ValueError("a text model cannot be asked about pictures: choose tasks without images")
+            self._templates[key] = self._pieces(self._render(prompt)), self._pieces(template.answer)
+        return self._templates[key]
+
+    # ---- items -------------------------------------------------------------------------------------------------------
+    def words(self, field: str, item: int, space: bool) -> np.ndarray:
+        """Token ids of a text field of an item, with a leading space or without."""
+        key = (field, space)
+        if key not in self._texts:
+            lead = " " if space else ""
+            texts = [lead + self._harmless(self.catalogue.items[int(i)][field]) for i in self.catalogue.item_ids]
+            ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            self._texts[key] = [np.asarray(row, np.int64) for row in ids]
+        return self._texts[key][self.row_of[item]]
+
+    def _harmless(self, text: str) -> str:
+        """`text` on one line, with control tokens broken up: a title may not end the turn or claim a picture."""
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, " ".join(token)) if token in text else text
+        return " ".join(text.split())
+
+    def has_image(self, item: int) -> bool:
+        return int(item) in self.catalogue.image_files
+
+    def image(self, item: int) -> ImageBlock:
+        """The picture of an item as the model takes it; kept in memory as far as IMAGE_CACHE_BYTES go."""
+        item = int(item)
+        if item not in self._images:
+            picture = open_image(self.catalogue.image_files[item])
+            made = dict(self.processor(text=[self._image_text], images=[picture], return_tensors="np"))
+            ids = np.asarray(made.pop("input_ids")[0], np.int64)
+            inputs = {
+                name: np.asarray(value)
+                for name, value in made.items()
+                if name not in ("attention_mask", "mm_token_type_ids", "token_type_ids")
+            }
+            block = ImageBlock(ids, inputs)
+            self._image_bytes += sum(value.nbytes for value in inputs.values())
+            if self._image_bytes > IMAGE_CACHE_BYTES:
+                return block
+            self._images[item] = block
+        return self._images[item]
+
+    # ---- assembly ----------------------------------------------------------------------------------------------------
+    def _history_parts(self, slot: Slot, history: Sequence[int]) -> list[np.ndarray]:
+        """Token ids of each item of a history, separators included (before every item but the first)."""
+        spaced = self.settings.his_sep.endswith(" ") and slot.name == "history_titles"
+        separator = self._bare_separator if spaced else self.separator
+        parts = []
+        for number, item in enumerate(history, 1):
+            if slot.name == "history":
+                body = self.sids[self.row_of[item]]
+            else:
+                body = self.words("title", item, slot.space if number == 1 else spaced)
+            if self.settings.add_prefix:
+                body = np.concatenate([self._number(number), body])
+            parts.append(body if number == 1 else np.concatenate([separator, body]))
+        return parts
+
+    @cached_property
+    def _bare_separator(self) -> np.ndarray:
+        return self._tokenize(self.settings.his_sep[:-1])
+
+    def _number(self, number: int) -> np.ndarray:
+        if not hasattr(self, "_numbers"):
+            self._numbers = [self._tokenize(f"{n}. ") for n in range(10_000)]
+        return self._numbers[number]
+
+    def _fill(self, pieces: list, history: Sequence[int], item: int) -> tuple[list[np.ndarray], list[dict]]:
+        """Token ids of each piece with its slot filled, and the pictures in their order."""
+        filled: list[np.ndarray] = []
+        images: list[dict] = []
+        for piece in pieces:
+            if isinstance(piece, np.ndarray):
+                filled.append(piece)
+            elif piece.name == "sid":
+                filled.append(self.sids[self.row_of[item]])
+            elif piece.name in ("history", "history_titles"):
+                filled.append(np.concatenate(self._history_parts(piece, history)))
+            elif piece.name in ("image", "history_images"):
+                shown = [item] if piece.name == "image" else list(history)[-self.settings.max_his_images :]
+                blocks = [self.image(i) for i in shown if self.has_image(i)]
+                filled.append(np.concatenate([np.empty(0, np.int64), *(block.ids for block in blocks)]))
+                images += [block.inputs for block in blocks]
+            else:
+                filled.append(self.words(piece.name, item, piece.space))
+        return filled, images
+
+    def _wants_image(self, template: Template, history: Sequence[int], item: int) -> bool:
+        if "image" in template.slots:
+            return self.has_image(item)
+        return "history_images" not in template.slots or any(self.has_image(i) for i in history)
+
+    def answer_ids(self, template: Template, history: Sequence[int], item: int) -> np.ndarray:
+        """Token ids of the right answer and the end of the turn."""
+        _, pieces = self.pieces_of(template)
+        return np.concatenate([*self._fill(pieces, history, item)[0], [self.end_token]])
+
+    def prompt_ids(
+        self, template: Template, history: Sequence[int], item: int, reserve: int = 0
+    ) -> tuple[np.ndarray, list[dict]]:
+        """Token ids of a prompt and its pictures.
+
+        A prompt that would leave less than `reserve` tokens of `model_max_length` loses its oldest history; without a
+        history its longest words are cut. Placeholders of pictures are never cut.
+
+        Raises:
+            ValueError: even so it is too long.
+        """
+        history = list(history)
+        if self.settings.max_his_len:
+            history = history[-self.settings.max_his_len :]
+        room = self.settings.model_max_length - reserve
+        pieces, _ = self.pieces_of(template, self._wants_image(template, history, item))
+        while True:
+            filled, images = self._fill(pieces, history, item)
+            excess = sum(map(len, filled)) - room
+            if excess <= 0:
+                return np.concatenate(filled), images
+            if len(history) > 1 and {"history", "history_titles", "history_images"} & template.slots:
+                history = history[1:]
+                continue
+            texts = [i for i, piece in enumerate(pieces) if isinstance(piece, Slot) and piece.name in ITEM_TEXTS]
+            longest = max(texts, key=lambda place: len(filled[place]), default=None)
+            if longest is None or len(filled[longest]) < excess:
+                raise ValueError(
+                    f"a prompt of {excess + room} tokens does not fit in --model_max_length"
+                    f" {self.settings.model_max_length}: raise it, or use smaller pictures"
+                )
+            filled[longest] = filled[longest][: len(filled[longest]) - excess]
+            return np.concatenate(filled), images
+
+    def positions(self, ids: np.ndarray, images: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Position ids of a plain sequence: (T,), or (3, T) where the model has M-RoPE and there are pictures.
+
+        M-RoPE (Qwen2-VL, https://arxiv.org/abs/2409.12191): the tokens of a picture share their time and count rows and
+        columns; the text after it goes on from the largest of these.
+        """
+        plain = np.arange(len(ids))
+        if self.merge_size is None or not images:
+            return plain
+        positions = np.tile(plain, (3, 1))
+        is_image = ids == self.image_token_id
+        begins = np.flatnonzero(is_image & ~np.concatenate([[False], is_image[:-1]]))
+        for begin, inputs in zip(begins, images, strict=True):
+            _, height, width = (int(n) for n in inputs["image_grid_thw"][0])
+            height, width = height // self.merge_size, width // self.merge_size
+            end = begin + height * width
+            first = positions[0, begin]
+            rows, columns = np.divmod(np.arange(height * width), width)
+            positions[0, begin:end] = first
+            positions[1, begin:end] = first + rows
+            positions[2, begin:end] = first + columns
+            positions[:, end:] = first + max(height, width) + np.arange(len(ids) - end)
+        return positions
+
+    @cached_property
+    def image_token_id(self) -> int:
+        token = getattr(self.processor, "image_token_id", None)
+        if token is None:
+            token = self.tokenizer.convert_tokens_to_ids(self.processor.image_token)
+        return int(token)
+
+    def sample(self, template: Template, history: Sequence[int], item: int, task: int = 0) -> Sample:
+        """A training sample: prompt, answer and the end of the turn, of which answer and end are learnt."""
+        answer = self.answer_ids(template, history, item)
+        prompt, images = self.prompt_ids(template, history, item, reserve=len(answer))
+        ids = np.concatenate([prompt, answer[:-1]])
+        zeros = np.zeros(len(ids), np.int64)
+        predict = np.arange(len(prompt) - 1, len(ids))
+        return Sample(ids, self.positions(ids, images), zeros, zeros, predict, answer, tuple(images), task)
+
+    def question(self, template: Template, history: Sequence[int], item: int, reserve: int) -> Sample:
+        """A sample without its answer, as inference feeds it."""
+        ids, images = self.prompt_ids(template, history, item, reserve)
+        zeros, none = np.zeros(len(ids), np.int64), np.empty(0, np.int64)
+        return Sample(ids, self.positions(ids, images), zeros, zeros, none, none, tuple(images))
+
+    def learn_everything(self, sample: Sample) -> Sample:
+        """The sample with every token learnt but the first, and but the placeholders of pictures."""
+        targets = np.concatenate([sample.ids[1:], sample.targets[-1:]])
+        learnt = targets != self.image_token_id if sample.images else np.ones(len(targets), bool)
+        return sample._replace(predict=np.flatnonzero(learnt), targets=targets[learnt])
+
+    def can_share_prefix(self, template: Template) -> bool:
+        """Whether samples of one user can share a pass: the history is the only slot, and the answer is a SID.
+
+        The first code is predicted from the last token of the prompt, so a prompt may not end with its history.
+        """
+        if template.slots != {"history", "sid"} or not template.answers_with_item:
+            return False
+        return isinstance(self.pieces_of(template)[0][-1], np.ndarray)
+
+    def shared_sample(self, template: Template, sequence: Sequence[int], first: int, task: int = 0) -> Sample:
+        """All next-item samples of `sequence[first:]` in one: the items before a target are its history.
+
+        The trunk is the wording up to the history, and the history; a branch per target holds the rest of the wording
+        and the answer, with the positions that they would have in a sample of their own.
+        """
+        pieces, _ = self.pieces_of(template)
+        slot = next(place for place, piece in enumerate(pieces) if isinstance(piece, Slot))
+        head = np.concatenate([np.empty(0, np.int64), *pieces[:slot]])
+        tail = np.concatenate([np.empty(0, np.int64), *pieces[slot + 1 :]])
+        parts = self._history_parts(pieces[slot], sequence[:-1])
+        ends = len(head) + np.cumsum([len(part) for part in parts])  # ends[k - 1]: trunk that k items of history need
+        trunk = np.concatenate([head, *parts])
+        ids, positions = [trunk], [np.arange(len(trunk))]
+        start, visible = [np.zeros(len(trunk), np.int64)], [np.zeros(len(trunk), np.int64)]
+        predict, targets = [], []
+        length = len(trunk)
+        for place in range(first, len(sequence)):
+            sid = self.sids[self.row_of[sequence[place]]]
+            size, seen = len(tail) + len(sid), int(ends[place - 1])
+            ids += [tail, sid]
+            positions.append(np.arange(seen, seen + size))
+            start.append(np.full(size, length))
+            visible.append(np.full(size, seen))
+            predict.append(np.arange(length + len(tail) - 1, length + size))
+            targets += [sid, [self.end_token]]
+            length += size
+        join = np.concatenate
+        return Sample(
+            join(ids),
+            join(positions),
+            join(start),
+            join(visible),
+            join(predict),
+            join(targets).astype(np.int64),
+            (),
+            task,
+        )
+
+
+def log_prompt(builder: PromptBuilder, name: str, sample: Sample) -> None:
+    """Shows a sample as the model sees it, once a task: the quickest check that a prompt is what one thinks."""
+    logger.info("%s: %s", name, builder.tokenizer.decode(sample.ids))

@@ -1,0 +1,175 @@
+"""Items, histories and splits of one dataset, checked once and held as integer arrays."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from src.common import artifacts
+from src.common.artifacts import DatasetPaths
+from src.common.log import logger
+from src.common.sid import SidIndex
+
+Split = Literal["train", "valid", "test"]
+
+
+class Targets(NamedTuple):
+    """Items to predict: the item at `positions[i]` of user `users[i]`'s sequence. Both (M,) int64."""
+
+    users: np.ndarray
+    positions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """One dataset.
+
+    Attributes:
+        users: name of each user.
+        offsets: (U + 1,) int64; the sequence of user u is `sequence[offsets[u]:offsets[u + 1]]`, oldest item first.
+        sequence: (T,) int64 item ids of all users, one after another.
+        train_end, valid_end: (U,) int64; of a sequence, positions below train_end train, those from there to
+            valid_end validate, the rest tests.
+        item_ids: (N,) int64 ascending: the items that may be recommended.
+        items: fields of each item id.
+        sid_index: SIDs, one for every item; None where no index was asked for.
+        image_files: picture of each item that has one.
+    """
+
+    paths: DatasetPaths
+    users: list[str]
+    offsets: np.ndarray
+    sequence: np.ndarray
+    train_end: np.ndarray
+    valid_end: np.ndarray
+    item_ids: np.ndarray
+    items: dict[int, dict[str, Any]]
+    sid_index: SidIndex | None = None
+    image_files: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.paths.dataset
+
+    @property
+    def num_users(self) -> int:
+        return len(self.users)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def history(self, user: int, position: int, max_his_len: int = 0) -> np.ndarray:
+        """Items of `user` before `position`, oldest first; the last `max_his_len` of them (0: all)."""
+        start = max(0, position - max_his_len) if max_his_len else 0
+        return self.sequence[self.offsets[user] + start : self.offsets[user] + position]
+
+    def target(self, user: int, position: int) -> int:
+        return int(self.sequence[self.offsets[user] + position])
+
+    def next_item_targets(self, split: Split) -> Targets:
+        """Every (user, position) of the split that has at least one item before it, users in order.
+
+        `train` holds each position of the training part from the second on; `valid` and `test` hold, unless
+        `<DS>.split.json` says otherwise, one position a user: the last item but one, and the last.
+        """
+        start, end = {
+            "train": (np.zeros_like(self.train_end), self.train_end),
+            "valid": (self.train_end, self.valid_end),
+            "test": (self.valid_end, self.lengths),
+        }[split]
+        start = np.maximum(start, 1)
+        counts = np.maximum(end - start, 0)
+        users = np.repeat(np.arange(self.num_users), counts)
+        within = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return Targets(users, start[users] + within)
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """(largest item id + 1,) int64: how often each item stands in the training parts."""
+        position = np.arange(len(self.sequence)) - np.repeat(self.offsets[:-1], self.lengths)
+        training = position < np.repeat(self.train_end, self.lengths)
+        return np.bincount(self.sequence[training], minlength=int(self.item_ids[-1]) + 1)
+
+    def item_split(self, split: Split, holdout: bool) -> np.ndarray:
+        """Items of a split of the item tasks.
+
+        By a hash of the item id, 8:1:1, whatever the seed. Without `holdout` every item trains, and `valid` and `test`
+        hold items that were seen in training.
+        """
+        if split == "train" and not holdout:
+            return self.item_ids
+        bucket = np.array([int(hashlib.sha256(str(item).encode()).hexdigest()[:8], 16) % 10 for item in self.item_ids])
+        if not holdout:
+            return self.item_ids if split == "test" else self.item_ids[bucket == 8]
+        return self.item_ids[{"train": bucket < 8, "valid": bucket == 8, "test": bucket == 9}[split]]
+
+
+def load_catalogue(
+    data_path: str | Path, dataset: str, index_file: str | Path | None = None, image_path: str | None = None
+) -> Catalogue:
+    """Reads and checks a dataset.
+
+    Args:
+        data_path: folder that holds `<dataset>/`.
+        index_file: SID index, as a path or a suffix; None leaves SIDs out.
+        image_path: folder of pictures inside the dataset's; None leaves pictures out.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or broken, a sequence names an unknown item, an item lacks a
+            SID; the message names the file and the remedy.
+    """
+    paths = artifacts.dataset_paths(data_path, dataset)
+    items = artifacts.load_items(paths)
+    if not items:
+        raise ValueError(f"{paths.file('item.json')} holds no item")
+    interactions = artifacts.load_interactions(paths)
+    artifacts.load_times(paths, interactions)
+    item_ids = np.array(sorted(items), np.int64)
+
+    users = list(interactions)
+    lengths = np.fromiter((len(sequence) for sequence in interactions.values()), np.int64, len(users))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    sequence = np.fromiter((item for sequence in interactions.values() for item in sequence), np.int64, offsets[-1])
+    unknown = ~np.isin(sequence, item_ids)
+    if unknown.any():
+        first = int(unknown.argmax())
+        user = users[int(np.searchsorted(offsets, first, side="right")) - 1]
+        raise ValueError(
+            f"{paths.file('inter.json')}: user {user!r} has item {sequence[first]}, which"
+            f" {paths.file('item.json')} lacks ({int(unknown.sum())} such entries). Add the item, or drop it"
+        )
+    train_end, valid_end = _split_ends(paths, users, lengths)
+    untitled = sum(not fields["title"].strip() for fields in items.values())
+    if untitled:
+        logger.warning("%s: %d of %d items have an empty title", paths.file("item.json"), untitled, len(items))
+    short = int((lengths < 3).sum())
+    if short:
+        logger.info("%s: %d of %d users have fewer than 3 items: they train only", dataset, short, len(users))
+
+    sid_index = None
+    if index_file is not None:
+        sid_index = artifacts.load_sid_index(artifacts.resolve_index_file(index_file, paths), item_ids)
+    image_files = artifacts.find_images(paths, items, image_path) if image_path else {}
+    return Catalogue(paths, users, offsets, sequence, train_end, valid_end, item_ids, items, sid_index, image_files)
+
+
+def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the training and the validation part of each user: the file's, or leave-one-out."""
+    given = artifacts.load_splits(paths)
+    if given is None:
+        whole = lengths < 3
+        return np.where(whole, lengths, lengths - 2), np.where(whole, lengths, lengths - 1)
+    path = paths.file("split.json")
+    ends = np.empty((len(users), 2), np.int64)
+    for row, user in enumerate(users):
+        if user not in given:
+            raise ValueError(f"{path} lacks user {user!r} of {paths.file('inter.json')}: make both in one run")
+        train, valid = given[user]
+        if train < 0 or valid < 0 or train + valid > lengths[row]:
+            raise ValueError(f"{path}: user {user!r} has {lengths[row]} items, the split asks for {train} + {valid}")
+        ends[row] = train, train + valid
+    return ends[:, 0], ends[:, 1]
