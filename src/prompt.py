@@ -88,6 +88,10 @@ class PromptBuilder:
         self._images: dict[int, ImageBlock] = {}
         self._image_bytes = 0
 
+    def with_catalogue(self, catalogue: Catalogue) -> "PromptBuilder":
+        """The same assembly over the same items with other pictures."""
+        return PromptBuilder(catalogue, self.tokenizer, self.processor, self.settings, self.merge_size)
+
     # ---- what never changes ------------------------------------------------------------------------------------------
     def _tokenize(self, text: str) -> np.ndarray:
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)

@@ -27,6 +27,7 @@ class FinetuneConfig:
     train_data_sample_num: tuple[int, ...] = ()
     valid_prompt_id: int = 0
     valid_prompt_sample_num: int = 1
+    max_valid_samples: int = 0
     ratio_dataset: float = 1.0
     item_split: str = "all"
 
@@ -101,6 +102,12 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     group.add_argument("--valid_prompt_id", type=int, default=d.valid_prompt_id, help="wording that validates; -1: any")
     group.add_argument(
         "--valid_prompt_sample_num", type=int, default=d.valid_prompt_sample_num, help="wordings a validation sample"
+    )
+    group.add_argument(
+        "--max_valid_samples",
+        type=int,
+        default=d.max_valid_samples,
+        help="random cap of each task's validation; 0: all",
     )
     group.add_argument("--ratio_dataset", type=float, default=d.ratio_dataset, help="share of the training users")
     group.add_argument(

@@ -220,7 +220,7 @@ def make_datasets(
         valid_parts.append(
             TaskDataset(
                 task, builder, "valid", prompts_per_example=config.valid_prompt_sample_num,
-                max_examples=DEBUG_SAMPLES if config.debug else 0,
+                max_examples=DEBUG_SAMPLES if config.debug else config.max_valid_samples,
                 prompt_ids=None if config.valid_prompt_id < 0 else [config.valid_prompt_id], **common,
             )
         )  # fmt: skip

@@ -1,0 +1,122 @@
+"""What every extractor of embeddings reads: the text and the picture of each item; and the flags to choose them by."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.common.artifacts import ITEM_FIELDS, DatasetPaths, dataset_paths, find_images, load_items, read_json
+from src.common.cli import add_switch
+
+ENHANCED_FIELDS = ("enhanced_title", "tags", "highlights", "characteristics")
+MODES = {"orig": ITEM_FIELDS, "enhanced": ENHANCED_FIELDS, "orig_enhanced": ITEM_FIELDS + ENHANCED_FIELDS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """Settings of every extractor: which items, which of their texts, and whether pictures count."""
+
+    dataset: str
+    data_path: Path = Path("data")
+    out_dir: Path | None = None  # the dataset's folder
+    name: str | None = None  # <dataset>.emb-<name>.npy
+    mode: str = "orig"
+    image: bool = True
+    image_only: bool = False
+    image_path: str = "images"
+    skip_bad_images: bool = False
+
+    def __post_init__(self):
+        if self.image_only and not self.image:
+            raise ValueError("--image-only and --no-image leave nothing to embed: drop one of them")
+        if self.mode not in MODES:
+            raise ValueError(f"unknown --mode {self.mode!r}: choose one of {', '.join(MODES)}")
+
+    def output_path(self, default_name: str) -> Path:
+        folder = self.out_dir or self.data_path / self.dataset
+        return folder / f"{self.dataset}.emb-{self.name or default_name}.npy"
+
+
+class EmbeddingInputs(NamedTuple):
+    """Row i of every list is item `item_ids[i]`, in ascending order."""
+
+    item_ids: list[int]
+    texts: list[str]  # empty with --image-only
+    images: list[Path | None]  # None where there is no picture, and everywhere with --no-image
+
+
+def load_inputs(config: InputConfig) -> EmbeddingInputs:
+    """Texts and picture files of all items, with a message where pictures are missing.
+
+    Raises:
+        FileNotFoundError: an enhanced mode, and no enriched items; or --image-only, and not one picture.
+    """
+    from src.common.log import logger
+
+    paths = dataset_paths(config.data_path, config.dataset)
+    items = load_items(paths)
+    texts = _load_texts(paths, config.mode)
+    item_ids = sorted(items)
+    if missing := [item for item in item_ids if item not in texts]:
+        raise ValueError(
+            f"{paths.file('item_enriched_v2.json')} lacks {len(missing)} of {len(items)} items, the first being"
+            f" {missing[0]}. Enrich them with: python3 data_process/data_enricher.py"
+        )
+    found = find_images(paths, items, config.image_path) if config.image else {}
+    if config.image and len(found) < len(items):
+        logger.warning(f"{len(items) - len(found)} of {len(items)} items have no picture in {paths.folder}")
+    if config.image_only and not found:
+        raise FileNotFoundError(f"--image-only: no item of {config.dataset} has a picture in {paths.folder}")
+    return EmbeddingInputs(
+        item_ids,
+        ["" if config.image_only else texts[item] for item in item_ids],
+        [found.get(item) for item in item_ids],
+    )
+
+
+def _load_texts(paths: DatasetPaths, mode: str) -> dict[int, str]:
+    if mode == "orig":
+        table: Mapping[Any, Mapping[str, Any]] = load_items(paths)
+    else:
+        remedy = "Make it with: python3 data_process/data_enricher.py; or use --mode orig"
+        table = read_json(paths.file("item_enriched_v2.json"), remedy)
+    return {int(item): item_text(fields, mode) for item, fields in table.items()}
+
+
+def item_text(fields: Mapping[str, Any], mode: str) -> str:
+    """The fields of one item that `mode` names, one a line; empty ones are left out."""
+    lines = []
+    for field in MODES[mode]:
+        value = fields.get(field) or ""
+        value = ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+        if value:
+            lines.append(f"{field.replace('_', ' ').capitalize()}: {value}")
+    return "\n".join(lines)
+
+
+def add_input_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `InputConfig`, with dashes and underscores alike."""
+    parser.add_argument("--dataset", required=True, help="name of the dataset")
+    parser.add_argument(
+        *("--data_path", "--data-path"), type=Path, default=InputConfig.data_path, help="folder that holds <dataset>/"
+    )
+    parser.add_argument(*("--out-dir", "--out_dir"), type=Path, help="folder to write to; default: the dataset's")
+    parser.add_argument("--name", help="<dataset>.emb-<name>.npy; default: after the extractor and its inputs")
+    parser.add_argument("--mode", choices=MODES, default=InputConfig.mode, help="which texts of an item count")
+    parser.add_argument(*("--no-image", "--no_image"), dest="image", action="store_false", help="texts only")
+    parser.add_argument(*("--image-only", "--image_only"), action="store_true", help="pictures only")
+    parser.add_argument(
+        *("--image_path", "--image-path"), default=InputConfig.image_path, help="the dataset's folder of pictures"
+    )
+    add_switch(
+        parser, *("--skip_bad_images", "--skip-bad-images"), help="take pictures that do not decode for missing ones"
+    )
+
+
+def name_of_inputs(config: InputConfig) -> str:
+    """`-td` for title and description and so on, as in `emb-llama-td`; `-image` where pictures count."""
+    text = {"orig": "td", "enhanced": "enhanced", "orig_enhanced": "td-enhanced"}[config.mode]
+    if config.image_only:
+        return "image"
+    return f"{text}-image" if config.image else text

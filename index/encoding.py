@@ -1,0 +1,46 @@
+"""Latents and codes of all items under a trained RQ-VAE."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from index.embeddings import EmbeddingDataset
+from index.rqvae import RQVAE
+
+
+class Encoded(NamedTuple):
+    """What a model makes of a dataset, in the order of its rows."""
+
+    latents: np.ndarray  # (N, D) float32
+    codes: np.ndarray  # (N, L) int64, nearest codewords
+    codebooks: list[np.ndarray]  # L arrays of shape (K, D) float32
+    reconstruction: float | None  # loss on normalized inputs, where it was asked for
+
+
+@torch.no_grad()
+def encode_all(model: RQVAE, dataset: EmbeddingDataset, batch_size: int, with_reconstruction: bool = False) -> Encoded:
+    """Encodes every item; the codes are those of the nearest codewords, without Sinkhorn and dropout.
+
+    Raises:
+        ValueError: the embeddings have another width than the model's input.
+    """
+    if dataset.width != model.in_dim:
+        raise ValueError(
+            f"{dataset.path} has embeddings of width {dataset.width}, the checkpoint takes {model.in_dim}: pass the"
+            f" embeddings it was trained on as --data_path"
+        )
+    model.eval()
+    latents, codes = [], []
+    reconstruction = torch.zeros((), dtype=torch.float64, device=dataset.device)
+    for rows in dataset.in_order(batch_size):
+        latents.append(model.encode(rows))
+        codes.append(model.rq.nearest(latents[-1]))
+        if with_reconstruction:
+            reconstruction += model(rows).reconstruction * (len(rows) / len(dataset))
+    return Encoded(
+        torch.cat(latents).cpu().numpy(),
+        torch.cat(codes).cpu().numpy(),
+        [codebook.cpu().numpy() for codebook in model.rq.codebooks],
+        float(reconstruction) if with_reconstruction else None,
+    )

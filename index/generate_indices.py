@@ -1,0 +1,192 @@
+"""Give every item its semantic ID, and write the SID index.
+
+python3 index/generate_indices.py --dataset Games --ckpt_path data/Games/index/qwen7B/2025-01-31_12-00-00
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: look up modules from the repository root, as `python -m index.main` does
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from index.config import DEDUP_METHODS, GenerateConfig
+from src.common.artifacts import atomic_path, file_hash, load_sid_index, save_sid_index
+from src.common.cli import add_device_flag, new_parser
+from src.common.sid import SidIndex, level_letters
+
+
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    parser = new_parser(description)
+    add = parser.add_argument
+    add("--dataset", required=True, help="name of the dataset; it names the index")
+    add("--ckpt_path", type=Path, required=True, help="checkpoint, or run folder (its best_collision_model.pth)")
+    add("--output_dir", type=Path, help="default: the folder that holds the run folder")
+    add("--output_file", help="file name, .json or .npz; default: <dataset>.index_<name of output_dir>.json")
+    add("--data_path", type=Path, help="embeddings .npy; default: those that the checkpoint was trained on")
+    add("--batch_size", type=int, default=GenerateConfig.batch_size, help="items encoded at a time")
+    add(
+        "--dedup",
+        choices=DEDUP_METHODS,
+        default=GenerateConfig.dedup,
+        help="how items that share a SID are told apart; none leaves them",
+    )
+    add("--extend", type=Path, metavar="OLD_INDEX", help="keep the SIDs of this index, and add the items it lacks")
+    add_device_flag(parser)
+    return parser
+
+
+def generate(config: GenerateConfig) -> Path:
+    """Writes the SID index, its `.meta.json`, and its `.codebooks.safetensors`.
+
+    Returns:
+        Path of the index.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint, the embeddings or the old index do not fit each other.
+    """
+    from index.checkpoints import load_checkpoint
+    from index.collisions import SINKHORN_EPSILON, quantization_error, resolve_collisions
+    from index.embeddings import EmbeddingDataset
+    from index.encoding import encode_all
+    from index.metrics import format_table, measure
+    from src.common.distributed import resolve_device
+    from src.common.log import logger
+    from src.common.record import run_record
+
+    device = resolve_device(config.device)
+    checkpoint = load_checkpoint(config.ckpt_path, device)
+    model_config = checkpoint.model.config
+    data_path = config.data_path or checkpoint.data_path
+    if data_path is None:
+        raise ValueError(f"{checkpoint.path} does not say which embeddings it was trained on: pass --data_path")
+    output = output_path(config, checkpoint.path)
+    dataset = EmbeddingDataset(data_path, device)
+    encoded = encode_all(checkpoint.model, dataset, config.batch_size)
+    order = np.argsort(dataset.item_ids, kind="stable")
+    item_ids = np.asarray(dataset.item_ids, np.int64)[order]
+    latents, codes = encoded.latents[order], encoded.codes[order]
+
+    ckpt_hash = file_hash(checkpoint.path)
+    old = load_old_index(config.extend, model_config.codebook_sizes, ckpt_hash) if config.extend else None
+    is_new = np.ones(len(item_ids), bool) if old is None else ~np.isin(item_ids, old.item_ids)
+    resolution = resolve_collisions(
+        latents[is_new],
+        encoded.codebooks,
+        codes[is_new],
+        config.dedup,
+        reserved=None if old is None else old.codes,
+        sk_epsilon=model_config.level_epsilons[-1] or SINKHORN_EPSILON,
+        sk_iters=model_config.sk_iters,
+    )
+    final_ids, final_codes = item_ids[is_new], resolution.codes
+    suffix_size = resolution.suffix_size
+    if old is not None:
+        if old.codes.shape[1] > final_codes.shape[1]:  # --dedup none beside an old suffix level
+            raise ValueError(f"{config.extend} has an extra level, which --dedup none cannot fill: pass --dedup assign")
+        suffix_size = max(suffix_size, *old.codebook_sizes[len(encoded.codebooks) :], 0)
+        final_ids, final_codes = np.r_[old.item_ids, final_ids], np.concatenate([old.codes, final_codes])
+        order = np.argsort(final_ids, kind="stable")
+        final_ids, final_codes = final_ids[order], final_codes[order]
+    sizes = model_config.codebook_sizes + ((suffix_size,) if final_codes.shape[1] > len(encoded.codebooks) else ())
+    index = SidIndex(final_ids, final_codes, level_letters(len(sizes)), sizes)
+    before, after = (
+        measure(codes[is_new], model_config.codebook_sizes) if is_new.any() else None,
+        measure(final_codes, sizes),
+    )
+
+    error_before = quantization_error(latents[is_new], encoded.codebooks, codes[is_new]) if is_new.any() else 0.0
+    error_after = quantization_error(latents[is_new], encoded.codebooks, resolution.codes) if is_new.any() else 0.0
+    codebooks_path = output.with_suffix(".codebooks.safetensors")
+    meta: dict[str, Any] = {
+        "dataset": config.dataset,
+        "num_items": len(final_ids),
+        "dedup": config.dedup,
+        "collisions_before": before.table() if before else None,
+        "collisions_after": after.table(),
+        "utilization": list(after.utilization),
+        "perplexity": list(after.perplexity),
+        "items_moved": resolution.num_moved,
+        "items_spilled": resolution.num_spilled,
+        "suffix_level": len(sizes) - 1 if len(sizes) > len(encoded.codebooks) else None,
+        "quantization_error_before": error_before,
+        "quantization_error_after": error_after,
+        "error_added": error_after - error_before,
+        "codebooks_file": codebooks_path.name,
+        "levels_with_codebook": len(encoded.codebooks),
+        "items_kept": 0 if old is None else len(old.item_ids),
+        "items_kept_without_embedding": 0 if old is None else int((~np.isin(old.item_ids, item_ids)).sum()),
+        "embeddings": {"path": str(data_path), "sha256": file_hash(data_path)},
+        "checkpoint": {"path": str(checkpoint.path), "sha256": ckpt_hash, "epoch": checkpoint.epoch},
+        **{name: value for name, value in run_record(config, {}).items() if name != "inputs"},
+    }
+    save_codebooks(codebooks_path, encoded.codebooks)
+    save_sid_index(output, index, meta)
+
+    if before:
+        logger.info(f"before: collision rate {before.collision_rate:.4%}, {before.colliding_items} items share a SID")
+    logger.info("after:\n" + format_table(after, sizes))
+    if suffix_size and config.dedup != "suffix" and old is None:
+        logger.info(f"{len(final_ids)} items do not fit into {'x'.join(map(str, sizes[:-1]))} SIDs: added a level")
+    added = (error_after / error_before - 1) if error_before else 0.0
+    logger.info(
+        f"{resolution.num_moved} items moved ({resolution.num_spilled} to another prefix), quantization error"
+        f" {added:+.2%}. Index: {output}"
+    )
+    return output
+
+
+def output_path(config: GenerateConfig, checkpoint_path: Path) -> Path:
+    """Where the index goes: beside the run folder, named after the folder, unless flags say otherwise."""
+    folder = Path(config.output_dir) if config.output_dir else checkpoint_path.resolve().parents[1]
+    path = folder / (config.output_file or f"{config.dataset}.index_{folder.name}.json")
+    if path.suffix not in (".json", ".npz"):
+        raise ValueError(f"--output_file {path.name}: an index ends in .json, or in .npz for large catalogues")
+    return path
+
+
+def load_old_index(path: Path, codebook_sizes: tuple[int, ...], ckpt_hash: str) -> SidIndex:
+    """The index to extend, if the same checkpoint made it."""
+    old = load_sid_index(path)
+    num_levels = len(codebook_sizes)
+    if not num_levels <= old.num_levels <= num_levels + 1 or old.letters != level_letters(old.num_levels):
+        raise ValueError(
+            f"--extend {path} has the levels {' '.join(old.letters)}, the checkpoint has {num_levels}: give the index"
+            f" that this checkpoint made"
+        )
+    made_by = old.meta.get("checkpoint", {}).get("sha256", ckpt_hash)
+    if made_by != ckpt_hash or (old.codes[:, :num_levels] >= np.asarray(codebook_sizes)).any():
+        raise ValueError(
+            f"--extend {path} was made by another checkpoint"
+            f" ({old.meta.get('checkpoint', {}).get('path', 'with larger codebooks')}): pass that one as --ckpt_path"
+        )
+    return old
+
+
+def save_codebooks(path: Path, codebooks: list[np.ndarray]) -> None:
+    """`codebook_<level>`: (K, e_dim) float32 of every level of the quantizer, for the rows of new SID tokens."""
+    from safetensors.numpy import save_file
+
+    tensors = {f"codebook_{level}": np.ascontiguousarray(book, np.float32) for level, book in enumerate(codebooks)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser(__doc__)
+    args = parser.parse_args(argv)
+    try:
+        config = GenerateConfig(**vars(args))
+    except ValueError as error:
+        parser.error(str(error))
+    from src.common.log import setup_logging  # imports torch: after parsing, so that --help and a typo answer at once
+
+    setup_logging()
+    generate(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""metrics.jsonl, the log of a training run: one JSON row an epoch, with more fields where it was evaluated."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl; a last line that a killed run left unfinished is dropped."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for wandb: lists become one value a level."""
+    table: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, list):
+            table |= {f"{name}/level_{level}": entry for level, entry in enumerate(value)}
+        else:
+            table[name] = value
+    return table

@@ -1,0 +1,356 @@
+"""The training loop of the RQ-VAE, and which checkpoints it keeps."""
+
+import json
+import math
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from index.checkpoints import (
+    LAST,
+    checkpoint_table,
+    read_checkpoint,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+from index.config import TrainConfig, flag_of
+from index.embeddings import EmbeddingDataset
+from index.metrics import IndexMetrics, measure
+from index.plots import plot_runs
+from index.rows import append_rows, flat, read_rows
+from index.rqvae import RQVAE
+from src.common.artifacts import file_hash, write_json, write_text
+from src.common.distributed import resolve_device
+from src.common.log import logger
+from src.common.record import plain, run_record
+from src.common.seed import seed_everything
+
+__all__ = ["TrainConfig", "train"]
+
+MAX_GRADIENT_NORM = 1.0  # LC-Rec's
+EVALUATION_ROWS = 8192
+ROWS_PER_CODEWORD = 256  # of the k-means sample, as in faiss
+MIN_STEPS_UNUSED = 20  # a codeword that no row took for so long is dead
+SECONDS_BETWEEN_READINGS = 2.0  # losses stay on the device in between
+SECONDS_BETWEEN_PLOTS = 60.0
+FREE_ON_RESUME = {"data_path", "ckpt_dir", "epochs", "eval_step", "save_limit", "device", "num_workers", "resume"}
+FREE_ON_RESUME |= {"use_wandb", "wandb_project", "wandb_name"}
+OPTIMIZERS = {
+    "AdamW": torch.optim.AdamW,
+    "Adam": torch.optim.Adam,
+    "SGD": torch.optim.SGD,
+    "Adagrad": torch.optim.Adagrad,
+    "RMSprop": torch.optim.RMSprop,
+}
+
+
+class Evaluation(NamedTuple):
+    """The model on all items, each with its nearest codewords."""
+
+    loss: float
+    reconstruction: float
+    quantization: float
+    index: IndexMetrics
+
+    @property
+    def utilization(self) -> float:
+        return sum(self.index.utilization) / len(self.index.utilization)
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains an RQ-VAE.
+
+    Returns:
+        The run folder `<ckpt_dir>/<timestamp>`: best_{loss,collision,utilization}_model.pth, last.pth, epoch_*.pth,
+        config.json, metrics.jsonl and training.png.
+
+    Raises:
+        ValueError: the data does not fit the settings, or the loss became NaN.
+    """
+    device = resolve_device(config.device)
+    num_threads = torch.get_num_threads()
+    if config.num_workers:
+        torch.set_num_threads(config.num_workers)
+    try:
+        return Trainer(config, device).fit()
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+class Trainer:
+    """One run: the model, its optimizer, and its folder."""
+
+    def __init__(self, config: TrainConfig, device: torch.device):
+        self.config, self.device = config, device
+        self.dataset = EmbeddingDataset(config.data_path, device)
+        self.dataset.check_codebooks(config.codebook_sizes)
+        self.data_hash = file_hash(config.data_path)
+        self.steps_per_epoch = math.ceil(len(self.dataset) / config.batch_size)
+        seed_everything(config.seed)
+        self.model = RQVAE(config, self.dataset.width).to(device)
+        self.optimizer = make_optimizer(config, self.model, device)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
+        self.best = {"loss": [math.inf], "collision": [math.inf, math.inf], "utilization": [math.inf, math.inf]}
+        self.epoch = 0
+        self.steps_since_revival = 0
+        self.unread: list[tuple[int, float, Tensor]] = []  # epoch, learning rate, losses that are still on the device
+        if config.resume is None:
+            self.folder = new_run_folder(config.ckpt_dir)
+        else:
+            self.folder = self.load(resolve_checkpoint(config.resume, LAST))
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Share of --lr at a step: a linear rise over --warmup_epochs, then as --lr_scheduler_type says."""
+        warmup = self.config.warmup_epochs * self.steps_per_epoch
+        total = self.config.epochs * self.steps_per_epoch
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, total - warmup))
+        return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
+            self.config.lr_scheduler_type
+        ]
+
+    def fit(self) -> Path:
+        """Trains up to --epochs, evaluates every --eval_step epochs and at the end; gives the run folder."""
+        config, started = self.config, time.monotonic()
+        inputs = {"embeddings": config.data_path}
+        write_json(self.folder / "config.json", run_record(config, inputs), indent=2)
+        logger.info(f"config: {json.dumps(plain(config))}")
+        if config.warmup_epochs >= config.epochs and self.epoch == 0:
+            logger.info(
+                f"--warmup_epochs {config.warmup_epochs} takes up all {config.epochs} epochs: --lr is never held"
+            )
+        wandb_run = start_wandb(config) if config.use_wandb else None
+        if not self.model.rq.initialised:
+            self.start_model()
+        last_reading = last_plot = time.monotonic()
+        bar = tqdm(total=config.epochs, initial=self.epoch, desc="RQ-VAE", unit="epoch", mininterval=bar_interval())
+        while self.epoch < config.epochs:
+            self.epoch += 1
+            self.train_epoch()
+            bar.update()
+            is_due = self.epoch % config.eval_step == 0 or self.epoch == config.epochs
+            if is_due or time.monotonic() - last_reading > SECONDS_BETWEEN_READINGS:
+                rows = self.read_losses()
+                last_reading = time.monotonic()
+                bar.set_postfix(loss=f"{rows[-1]['loss']:.5f}", refresh=False)
+                if is_due:
+                    evaluation = self.evaluate()
+                    rows[-1].update(evaluation_row(evaluation))
+                append_rows(self.folder / "metrics.jsonl", rows)
+                if wandb_run is not None:
+                    for row in rows:
+                        wandb_run.log(flat(row), step=row["epoch"])
+                if is_due:
+                    self.keep(evaluation)
+                    if time.monotonic() - last_plot > SECONDS_BETWEEN_PLOTS:
+                        self.plot()
+                        last_plot = time.monotonic()
+        bar.close()
+        self.plot()
+        if wandb_run is not None:
+            wandb_run.finish()
+        logger.info(self.summary(time.monotonic() - started))
+        return self.folder
+
+    @torch.no_grad()
+    def start_model(self) -> None:
+        """Input statistics, then codebooks: k-means on a seeded sample of all rows (large) or of a batch (small)."""
+        config = self.config
+        self.model.normalizer.fit(self.dataset.rows)
+        latents = None
+        if config.kmeans_init:
+            generator = torch.Generator().manual_seed(config.seed)
+            num_rows = (
+                ROWS_PER_CODEWORD * max(config.codebook_sizes) if config.large_scale_kmeans else config.batch_size
+            )
+            sample = torch.randperm(len(self.dataset), generator=generator)[:num_rows]
+            self.model.eval()
+            latents = torch.cat([self.model.encode(self.dataset.batch(rows)) for rows in sample.split(EVALUATION_ROWS)])
+        self.model.rq.initialise(latents, config.kmeans_iters, config.seed)
+
+    def train_epoch(self) -> None:
+        """One pass over all rows in batches of equal size; nothing here waits for the device."""
+        self.model.train()
+        learning_rate = self.schedule.get_last_lr()[0]
+        totals = torch.zeros(3, device=self.device)
+        shuffled = torch.randperm(len(self.dataset), device=self.device)
+        for positions in shuffled.tensor_split(self.steps_per_epoch):
+            losses = self.model(self.dataset.batch(positions))
+            self.optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+            self.optimizer.step()
+            self.schedule.step()
+            totals += torch.stack(losses[:3]).detach() * (len(positions) / len(self.dataset))
+        self.unread.append((self.epoch, learning_rate, totals))
+        self.steps_since_revival += self.steps_per_epoch
+        if self.steps_since_revival >= MIN_STEPS_UNUSED:
+            self.revive_dead_codewords()
+            self.steps_since_revival = 0
+
+    @torch.no_grad()
+    def revive_dead_codewords(self) -> None:
+        """Moves unused codewords of every level, and forgets their momentum."""
+        self.model.eval()
+        positions = torch.randperm(len(self.dataset), device=self.device)[: max(self.config.batch_size, 1024)]
+        residual = self.model.encode(self.dataset.batch(positions))
+        for level in self.model.rq.vq_layers:
+            dead = level.revive(residual)
+            for moment in self.optimizer.state.get(level.codebook, {}).values():
+                if isinstance(moment, Tensor) and moment.shape == level.codebook.shape:
+                    moment.masked_fill_(dead[:, None], 0)
+            residual = residual - level.codebook[level.choose(residual)]
+
+    @torch.no_grad()
+    def evaluate(self) -> Evaluation:
+        """Losses and codes of all items, without dropout and Sinkhorn."""
+        self.model.eval()
+        totals, codes = torch.zeros(3, device=self.device), []
+        for rows in self.dataset.in_order(EVALUATION_ROWS):
+            losses = self.model(rows)
+            totals += torch.stack(losses[:3]) * (len(rows) / len(self.dataset))
+            codes.append(losses.codes)
+        index = measure(torch.cat(codes).cpu().numpy(), self.config.codebook_sizes)
+        return Evaluation(*totals.tolist(), index)
+
+    def read_losses(self) -> list[dict[str, Any]]:
+        """Fetches the losses of the epochs since the last reading: one row each."""
+        values = torch.stack([losses for _, _, losses in self.unread]).tolist()
+        rows = [
+            {
+                "epoch": epoch,
+                "learning_rate": rate,
+                "loss": loss,
+                "reconstruction": reconstruction,
+                "quantization": quant,
+            }
+            for (epoch, rate, _), (loss, reconstruction, quant) in zip(self.unread, values, strict=True)
+        ]
+        self.unread.clear()
+        for row in rows:
+            if not math.isfinite(row["loss"]):
+                raise ValueError(
+                    f"the loss became {row['loss']} in epoch {row['epoch']}: lower --lr, or pass"
+                    f" --normalize standardize. {self.folder / LAST} holds the last good state"
+                )
+        return rows
+
+    def keep(self, evaluation: Evaluation) -> None:
+        """Writes this epoch's checkpoint, the best ones where it is better, and last.pth."""
+        scores = {
+            "loss": [evaluation.loss],
+            "collision": [evaluation.index.collision_rate, evaluation.loss],
+            "utilization": [-evaluation.utilization, evaluation.loss],
+        }
+        table = self.table(evaluation)
+        for name, score in scores.items():
+            if score < self.best[name]:
+                self.best[name] = score
+                save_checkpoint(self.folder / f"best_{name}_model.pth", table)
+        if self.config.save_limit:
+            save_checkpoint(self.folder / f"epoch_{self.epoch}.pth", table)
+        kept = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
+        for path in kept[: max(0, len(kept) - self.config.save_limit)]:
+            path.unlink()
+        save_checkpoint(self.folder / LAST, {**table, **self.training_state()})
+
+    def table(self, evaluation: Evaluation) -> dict[str, Any]:
+        return checkpoint_table(
+            self.model, self.config, self.epoch, data_sha256=self.data_hash, metrics=evaluation_row(evaluation)
+        )
+
+    def training_state(self) -> dict[str, Any]:
+        """What last.pth holds beyond the model, so that a resumed run continues to the last digit."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "steps_since_revival": self.steps_since_revival,
+            "best": {name: list(score) for name, score in self.best.items()},
+            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def load(self, path: Path) -> Path:
+        """Takes up the run that wrote `path`; gives its folder."""
+        table = read_checkpoint(path)
+        if "optimizer" not in table or "rng" not in table:
+            raise ValueError(f"--resume {path} holds weights only: give a run folder, or its {LAST}")
+        now, before = plain(self.config), table["settings"]
+        differing = [name for name in now if name not in FREE_ON_RESUME and now[name] != before.get(name)]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"--resume {path}: {flag_of(name)} was {before.get(name)} and is now {now[name]}."
+                f" Leave the flag out, or start a new run without --resume"
+            )
+        if table["data_sha256"] != self.data_hash:
+            raise ValueError(f"--resume {path}: {self.config.data_path} has changed since. Start a new run")
+        self.model.load_state_dict(table["state_dict"])
+        self.optimizer.load_state_dict(table["optimizer"])
+        self.schedule.load_state_dict(table["schedule"])
+        self.epoch, self.best = table["epoch"], table["best"]
+        self.steps_since_revival = table["steps_since_revival"]
+        torch.set_rng_state(table["rng"]["cpu"])
+        if self.device.type == "cuda" and table["rng"]["cuda"] is not None:
+            torch.cuda.set_rng_state(table["rng"]["cuda"], self.device)
+        log = path.parent / "metrics.jsonl"
+        kept = [row for row in read_rows(log) if row["epoch"] <= self.epoch]
+        write_text(log, "".join(json.dumps(row) + "\n" for row in kept))
+        logger.info(f"resuming {path.parent} after epoch {self.epoch} of {self.config.epochs}")
+        return path.parent
+
+    def plot(self) -> None:
+        plot_runs({"training": read_rows(self.folder / "metrics.jsonl")}, self.folder / "training.png")
+
+    def summary(self, seconds: float) -> str:
+        if not math.isfinite(self.best["loss"][0]):
+            return f"nothing to train; {self.folder}"
+        return (
+            f"{self.epoch} epochs in {seconds:.0f} s: best loss {self.best['loss'][0]:.5f}, collision rate"
+            f" {self.best['collision'][0]:.4%}, utilization {-self.best['utilization'][0]:.1%}. Results: {self.folder}"
+        )
+
+
+def make_optimizer(config: TrainConfig, model: RQVAE, device: torch.device) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.learner in ("AdamW", "Adam"):
+        settings["fused"] = device.type in ("cpu", "cuda")
+    return OPTIMIZERS[config.learner](model.parameters(), **settings)
+
+
+def new_run_folder(parent: Path) -> Path:
+    """Makes `<parent>/<timestamp>`; a second run of the same second gets `-2` and so on."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
+    """The fields of metrics.jsonl that only evaluated epochs have."""
+    losses = {"eval_loss": evaluation.loss, "eval_reconstruction": evaluation.reconstruction}
+    return {**losses, **evaluation.index.table()}
+
+
+def start_wandb(config: TrainConfig) -> Any:
+    import wandb
+
+    return wandb.init(project=config.wandb_project, name=config.wandb_name, config=plain(config))
+
+
+def bar_interval() -> float:
+    """Seconds between two states of the progress bar: few lines in a log file, a live bar on a terminal."""
+    return 0.2 if sys.stderr.isatty() else 30.0

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Fine-tune a vision-language model to write SIDs, which become new tokens. Any flag of src.finetune.train_ddp_vl may
+# follow; DRY_RUN=1 only prints the command.
+#   DATASET=Games NPROC=8 bash scripts/finetune/train_ddp_vl.sh --epochs 2
+set -euo pipefail
+cd "$(dirname "$0")/../.." && source scripts/launch.sh
+# ---- edit here, or set in the environment ----
+: "${DATASET:=Instruments}"
+: "${BASE_MODEL:=./models/Qwen2.5-VL-3B-Instruct}" # a folder with the weights, or a name that transformers knows
+: "${MODEL_TYPE:=qwen2_5_vl}"
+: "${MODEL_NAME:=llama-td}" # of the SID index
+: "${DATA_PATH:=./data}"    # the folder that holds $DATASET/
+: "${INDEX_FILE:=$DATA_PATH/$DATASET/index/$MODEL_NAME/$DATASET.index_$MODEL_NAME.json}"
+: "${OUTPUT_DIR:=./output/$DATASET/$MODEL_TYPE-$MODEL_NAME-$(date +%Y%m%d%H%M%S)}"
+: "${TASKS:=item2index,seqrec,fusionseqrec}"
+: "${NPROC:=1}" # GPUs of this machine to use
+: "${MASTER_PORT:=33325}"
+: "${REPORT_TO:=none}" # none | wandb | tensorboard
+: "${LOG_FILE:=./log/finetune/train_ddp_vl_$(date +%Y%m%d%H%M%S).log}"
+
+one_each="$(sed 's/[^,]\{1,\}/1/g' <<<"$TASKS")"  # one wording an example, for each task
+zero_each="$(sed 's/[^,]\{1,\}/0/g' <<<"$TASKS")" # 0: all examples
+
+launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_PORT" -m src.finetune.train_ddp_vl \
+  --seed 42 \
+  --base_model "$BASE_MODEL" \
+  --model_type "$MODEL_TYPE" \
+  --output_dir "$OUTPUT_DIR" \
+  --dataset "$DATASET" \
+  --data_path "$DATA_PATH" \
+  --index_file "$INDEX_FILE" \
+  --per_device_batch_size 12 \
+  --gradient_accumulation_steps 2 \
+  --use_gradient_checkpointing \
+  --num_workers 8 \
+  --learning_rate 5e-5 \
+  --epochs 4 \
+  --weight_decay 0.01 \
+  --save_and_eval_strategy epoch \
+  --deepspeed ./config/ds_z2_bf16.json \
+  --bf16 \
+  --use_lora \
+  --lora_modules_to_save "embed_tokens,lm_head" \
+  --only_train_response \
+  --tasks "$TASKS" \
+  --train_prompt_sample_num "$one_each" \
+  --train_data_sample_num "$zero_each" \
+  --ratio_dataset 1 \
+  --report_to "$REPORT_TO" \
+  "$@"

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Installs what is missing and runs the tests: by default the fast ones, on the CPU.
+#   bash scripts/test.sh
+#   bash scripts/test.sh slow                 or: gpu, all
+#   bash scripts/test.sh tests/scripts -k launch   anything that pytest takes
+set -euo pipefail
+cd "$(dirname "$0")/.." && source scripts/env.sh
+
+case "${1:-}" in
+  fast) shift && set -- -m "not slow and not gpu" "$@" ;;
+  slow) shift && set -- -m slow "$@" ;;
+  gpu) shift && set -- -m gpu "$@" ;;
+  all) shift && set -- -m "slow or not slow" "$@" ;;
+esac
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest -n 2 "$@"

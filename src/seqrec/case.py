@@ -1,0 +1,48 @@
+"""Show a few users: their history, what came next, and what the model ranks first.
+
+python -m src.seqrec.case --dataset Demo --index_file .index_simple.json --ckpt_model output/demo --sample_num 5
+"""
+
+from src.seqrec.config import build_parser, config_from
+
+SHOWN_USERS, SHOWN_HISTORY, SHOWN_ITEMS = 5, 8, 5
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser(__doc__)
+    parser.set_defaults(sample_num=SHOWN_USERS)
+    config = config_from(parser.parse_args(argv))
+
+    import numpy as np
+
+    from src.common.distributed import resolve_device
+    from src.common.log import setup_logging
+    from src.seqrec.core import Recommender, check, make_samples
+
+    setup_logging()
+    task, prompt_ids, catalogue = check(config)
+    samples = make_samples(config, task, catalogue)
+    recommender = Recommender(config, catalogue, resolve_device(config.device))
+    index = catalogue.sid_index
+    rows = index.rows_of(catalogue.item_ids)
+
+    def line(item: int) -> str:
+        sid = "".join(index.tokens_of(int(rows[np.searchsorted(catalogue.item_ids, item)])))
+        return f"{sid}  {item:>6}  {catalogue.items[item]['title'][:60]}"
+
+    for number, name in enumerate(samples.names(catalogue)):
+        history, target = samples.history(catalogue, number), int(samples.targets[number])
+        ranked = recommender.rank(task.item_templates[prompt_ids[0]], [history], [target])
+        place = np.flatnonzero(ranked.items[0] == target)
+        print(f"\n=== {'user' if samples.next_item else 'item'} {name}")
+        for item in history[-SHOWN_HISTORY:]:
+            print(f"  had     {line(int(item))}")
+        found = f"rank {place[0] + 1}" if len(place) else f"not among {config.num_beams}"
+        print(f"  target  {line(target)}  ({found})")
+        for item, score in zip(ranked.items[0, :SHOWN_ITEMS], ranked.scores[0, :SHOWN_ITEMS], strict=True):
+            if item >= 0:
+                print(f"  {'HIT ' if item == target else '    '}{score:7.3f} {line(int(item))}")
+
+
+if __name__ == "__main__":
+    main()

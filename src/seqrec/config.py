@@ -1,0 +1,92 @@
+"""Every setting of an evaluation with its default, and the flags that set them."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.common.cli import add_dataset_flags, add_device_flag, add_switch, name_list, new_parser
+
+METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    dataset: str
+    index_file: str
+    ckpt_model: Path
+    data_path: Path = Path("data")
+    image_path: str = "images"
+    base_model: str | None = None
+    lora: bool = False
+    test_task: str = "seqrec"
+    test_prompt_ids: str = "0"
+    split: str = "test"
+    num_beams: int = 20
+    test_batch_size: int = 16
+    metrics: tuple[str, ...] = METRICS
+    max_his_len: int | None = None
+    sample_num: int = -1
+    filter_history: bool = False
+    filter_items: bool = True
+    legal_softmax: bool = False
+    results_file: Path = Path("results/results.json")
+    bf16: bool = False
+    device: str = "auto"
+    seed: int = 42
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model answers about which data: shared by metric_ddp, case and verify."""
+    d = EvaluateConfig
+    add_dataset_flags(parser)
+    parser.add_argument("--index_file", required=True, help="SID index: a path, or a suffix such as .index_qwen7B.json")
+    parser.add_argument(
+        "--ckpt_model",
+        "--ckpt_path",
+        dest="ckpt_model",
+        type=Path,
+        required=True,
+        help="--output_dir of a fine-tuning run",
+    )
+    parser.add_argument("--base_model", help="model that a LoRA adapter belongs to; changes nothing without --lora")
+    add_switch(parser, "--lora", help="--ckpt_model is an adapter")
+    parser.add_argument("--image_path", default=d.image_path, help="folder of pictures inside the dataset's folder")
+    parser.add_argument("--num_beams", type=int, default=d.num_beams)
+    parser.add_argument("--test_batch_size", type=int, default=d.test_batch_size)
+    add_switch(parser, "--bf16", help="run the model in bfloat16")
+    add_device_flag(parser)
+    parser.add_argument("--seed", type=int, default=d.seed)
+
+
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags of src.seqrec.metric_ddp and case; their defaults are EvaluateConfig's."""
+    d = EvaluateConfig
+    parser = new_parser(description)
+    add_model_flags(parser)
+    parser.add_argument(
+        "--test_task", default=d.test_task, help="seqrec, mmseqrec, fusionseqrec, item2index, mmitem2index"
+    )
+    parser.add_argument("--test_prompt_ids", default=d.test_prompt_ids, help="wordings: numbers with commas, or all")
+    parser.add_argument("--split", choices=("valid", "test"), default=d.split, help="choose settings on valid")
+    parser.add_argument("--metrics", type=name_list, default=list(d.metrics), help="hit@k, ndcg@k, recall@k, mrr@k")
+    parser.add_argument("--max_his_len", type=int, help="default: as in training")
+    parser.add_argument(
+        "--sample_num", type=int, default=d.sample_num, help="a seeded random part of the samples; -1: all"
+    )
+    add_switch(parser, "--filter_history", help="leave out items that the user already has")
+    add_switch(
+        parser,
+        "--filter_items",
+        default=d.filter_items,
+        help="only real items; always so, since decoding is under the trie",
+    )
+    add_switch(parser, "--legal_softmax", help="probabilities over legal tokens, not over the whole vocabulary")
+    parser.add_argument(
+        "--results_file", type=Path, default=d.results_file, help="JSON; predictions are written beside it"
+    )
+    return parser
+
+
+def config_from(args: argparse.Namespace) -> EvaluateConfig:
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
+    return EvaluateConfig(**values)

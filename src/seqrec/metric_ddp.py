@@ -1,0 +1,18 @@
+"""Rank items for every user of a dataset, on one process or many, and write metrics and predictions.
+
+    torchrun --nproc_per_node=2 -m src.seqrec.metric_ddp --dataset Demo --index_file .index_simple.json \\
+        --ckpt_model output/demo --results_file results/Demo/seqrec.json --filter_history
+"""
+
+from src.seqrec.config import build_parser, config_from
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser(__doc__).parse_args(argv)
+    from src.seqrec.core import evaluate  # imports torch: after parsing, so that --help and a typo answer at once
+
+    evaluate(config_from(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Prove that the picture reaches the model: name items from their own, from wrong and from other pictures.
+
+    python -m src.verify --dataset Demo --index_file .index_simple.json --ckpt_model output/demo \\
+        --second_image_path images_second --results_file results/Demo/verify.json
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.common.cli import new_parser
+from src.seqrec.config import EvaluateConfig, add_model_flags
+
+TASK = "mmitem2index"
+
+
+@dataclass(frozen=True)
+class VerifyConfig(EvaluateConfig):
+    second_image_path: str | None = None
+    sample_num: int = 1000
+
+
+def verify(config: VerifyConfig) -> dict[str, float | int | None]:
+    """Decodes every item (or a seeded part) from its picture, and writes what it finds to `config.results_file`.
+
+    Returns:
+        hit@1_true, hit@1_permuted: share of items named right from their own picture, and from another item's.
+        hit@1_second: from another picture of the same item, where `second_image_path` gives one; else None.
+        chance, chance_text: of naming an item blindly, and when its words but not its picture are known.
+        loss_true, loss_permuted: mean cross-entropy of the right answer.
+        loss_raised: share of items whose loss rises when the picture is swapped; .5 would mean that it does not matter.
+    """
+    import numpy as np
+
+    from src.common.artifacts import find_images, write_json
+    from src.common.distributed import resolve_device
+    from src.common.log import logger, setup_logging
+    from src.seqrec.core import Recommender, check
+    from src.tasks.task import ITEM_TEXTS
+
+    setup_logging()
+    task, prompt_ids, catalogue = check(replace(config, test_task=TASK))
+    items = np.array([item for item in catalogue.item_ids if int(item) in catalogue.image_files])
+    rng = np.random.default_rng(config.seed)
+    if 0 < config.sample_num < len(items):
+        items = np.sort(rng.permutation(items)[: config.sample_num])
+    if len(items) < 2:
+        raise ValueError(
+            f"{catalogue.name} has {len(items)} items with a picture: two at least are needed to swap them"
+        )
+    shuffled = rng.permutation(items)
+    swapped = dict(zip(shuffled.tolist(), np.roll(shuffled, 1).tolist(), strict=True))  # no item keeps its picture
+
+    pictures = {"true": catalogue.image_files}
+    pictures["permuted"] = {item: catalogue.image_files[other] for item, other in swapped.items()}
+    if config.second_image_path:
+        found = find_images(catalogue.paths, catalogue.items, config.second_image_path)
+        if missing := [int(item) for item in items if int(item) not in found]:
+            raise ValueError(
+                f"{catalogue.paths.folder / config.second_image_path} lacks the picture of item {missing[0]}"
+            )
+        pictures["second"] = found
+    recommender = Recommender(config, catalogue, resolve_device(config.device))
+    template = task.item_templates[prompt_ids[0]]
+    slots = sorted(template.slots & set(ITEM_TEXTS))
+    words = {int(item): tuple(catalogue.items[int(item)][slot] for slot in slots) for item in catalogue.item_ids}
+    namesakes = Counter(words.values())
+
+    result: dict[str, float | int | None] = {
+        "items": len(items),
+        "catalogue": len(catalogue.item_ids),
+        "hit@1_second": None,
+    }
+    losses = {}
+    for name, files in pictures.items():
+        recommender.use_pictures(files)
+        hits = []
+        losses[name] = []
+        for start in range(0, len(items), config.test_batch_size):
+            batch = items[start : start + config.test_batch_size]
+            ranked = recommender.rank(template, [np.empty(0, np.int64)] * len(batch), batch)
+            hits.append(ranked.items[:, 0] == batch)
+            losses[name].append(recommender.answer_losses(template, batch))
+        losses[name] = np.concatenate(losses[name])
+        result[f"hit@1_{name}"] = float(np.concatenate(hits).mean())
+    result["chance"] = 1 / len(catalogue.item_ids)
+    result["chance_text"] = float(np.mean([1 / namesakes[words[int(item)]] for item in items]))
+    result["loss_true"], result["loss_permuted"] = float(losses["true"].mean()), float(losses["permuted"].mean())
+    result["loss_raised"] = float((losses["permuted"] > losses["true"]).mean())
+    write_json(config.results_file, result, indent=2)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in result.items() if isinstance(value, float))
+    logger.info("pictures and the model: %s; written to %s", shown, config.results_file)
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = new_parser(__doc__)
+    add_model_flags(parser)
+    parser.add_argument("--second_image_path", help="folder with other pictures of the items, in the dataset's folder")
+    parser.add_argument(
+        "--sample_num", type=int, default=VerifyConfig.sample_num, help="a seeded part of items; -1: all"
+    )
+    parser.add_argument("--results_file", type=Path, required=True, help="JSON to write")
+    verify(VerifyConfig(**vars(parser.parse_args(argv))))
+
+
+if __name__ == "__main__":
+    main()

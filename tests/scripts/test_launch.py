@@ -1,0 +1,133 @@
+"""launch(): what it prints, runs, leaves behind and returns."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ODD = ["plain", "two words", "", "it's", 'say "hi"', "$HOME", "*", "a;b", "<a_12>", "--x=1,2"]
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Runs `launch LOG COMMAND...` as a launcher would, in a folder with a space in its name."""
+    folder = tmp_path / "run folder"
+    folder.mkdir()
+    (folder / "launcher.sh").write_text(
+        f'set -euo pipefail\nsource {shlex.quote(str(ROOT / "scripts" / "launch.sh"))}\nlaunch "$@"\necho launched\n'
+    )
+
+    def run(*command: str, **environment: str) -> tuple[subprocess.CompletedProcess, Path]:
+        # GREC_PYTHON: this Python as it is, so that no test can start an installation
+        settings = {"GREC_PYTHON": sys.executable, "DRY_RUN": "", "FOREGROUND": "", **environment}
+        done = subprocess.run(
+            ["bash", str(folder / "launcher.sh"), "new logs/run.log", *command],
+            cwd=folder,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done, folder / "new logs"
+
+    return run
+
+
+def wait_until(true, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def running(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+def test_dry_run_prints_a_command_that_reads_back_the_same_and_does_nothing(launch):
+    done, logs = launch("printf", *ODD, DRY_RUN="1")
+    assert done.returncode == 0, done.stderr
+    assert shlex.split(done.stdout.splitlines()[0]) == ["printf", *ODD]
+    assert not logs.exists()
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_foreground_waits_and_returns_the_status(launch, status):
+    done, logs = launch("bash", "-c", f"echo out; echo err >&2; exit {status}", FOREGROUND="1")
+    assert done.returncode == status
+    assert ("launched" in done.stdout) == (status == 0)
+    assert sorted((logs / "run.log").read_text().split()) == ["err", "out"]
+    assert {"out", "err"} <= set(done.stdout.split())
+    assert not (logs / "run.pid").exists()
+
+
+def test_arguments_arrive_as_they_were_given(launch):
+    done, logs = launch("printf", "[%s]", *ODD, FOREGROUND="1")
+    assert done.returncode == 0, done.stderr
+    assert (logs / "run.log").read_text() == "".join(f"[{argument}]" for argument in ODD)
+
+
+def test_an_unknown_command_fails_in_the_foreground(launch):
+    done, _ = launch("no-such-command-here", FOREGROUND="1")
+    assert done.returncode == 127
+
+
+def test_background_returns_at_once_and_one_kill_stops_everything(launch):
+    done, logs = launch("bash", "-c", "sleep 60 & echo child $!; wait")
+    assert done.returncode == 0, done.stderr
+    assert "launched" in done.stdout
+    pid = int((logs / "run.pid").read_text())
+    try:
+        log = logs / "run.log"
+        wait_until(lambda: log.read_text().strip())
+        child = int(log.read_text().split()[1])
+        assert running(pid)
+        assert running(child)
+        stop = next(line for line in done.stdout.splitlines() if "stop:" in line)
+        assert shlex.split(stop)[1:] == ["kill", "--", f"-{pid}"]
+        follow = next(line for line in done.stdout.splitlines() if "follow:" in line)
+        assert shlex.split(follow)[1:] == ["tail", "-f", "new logs/run.log"]
+    finally:
+        os.killpg(pid, signal.SIGTERM)
+    wait_until(lambda: not running(pid) and not running(child))
+
+
+def test_launch_needs_a_log_and_a_command(launch):
+    done, _ = launch()
+    assert done.returncode == 2
+    assert "usage" in done.stderr
+
+
+def test_without_torch_the_environment_of_env_sh_is_used(tmp_path):
+    """A stub copy of setup.sh stands for the installation."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    for name in ("launch.sh", "env.sh"):
+        (scripts / name).write_text((ROOT / "scripts" / name).read_text())
+    prefix = tmp_path / "the environment"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "bin" / "python3").write_text("#!/bin/sh\necho python of the environment\n")
+    (prefix / "bin" / "python3").chmod(0o755)
+    (tmp_path / "setup.sh").write_text(f'[ "$1" = --prefix ] && echo {shlex.quote(str(prefix))}\n')
+    bare = tmp_path / "bare"  # a python3 without torch
+    bare.mkdir()
+    (bare / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (bare / "python3").chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key not in ("GREC_PYTHON", "DRY_RUN")}
+    done = subprocess.run(
+        ["bash", "-euc", "source scripts/launch.sh; launch log/x.log python3 anything"],
+        cwd=tmp_path,
+        env={**environment, "FOREGROUND": "1", "PATH": f"{bare}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "python of the environment" in done.stdout

@@ -1,0 +1,130 @@
+"""Ranking metrics against hand-worked numbers, scikit-learn and brute force."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from sklearn.metrics import ndcg_score
+
+from src.seqrec import metrics
+
+
+def test_parse_metrics_keeps_the_order_and_drops_repeats():
+    assert metrics.parse_metrics("hit@1, NDCG@10,hit@1", 10) == ["hit@1", "ndcg@10"]
+
+
+@pytest.mark.parametrize("text", ["hits@1", "hit", "hit@0", "hit@ten", "precision@5", ""])
+def test_unknown_metrics_are_errors(text):
+    with pytest.raises(ValueError):
+        metrics.parse_metrics(text)
+
+
+def test_hit_at_10_needs_ten_beams():
+    with pytest.raises(ValueError, match="num_beams 5"):
+        metrics.parse_metrics("hit@1,hit@10", num_beams=5)
+
+
+def test_ranks_of_hand_made_lists():
+    ranked = np.array([[4, 2, 9], [4, 2, 9], [4, -1, -1], [7, 8, -1]])
+    assert metrics.ranks_of(ranked, np.array([4, 9, 5, 8])).tolist() == [0, 2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("ranked", "target", "message"),
+    [([[3, 1, 3]], 3, "twice"), ([[3, -1, 1]], 1, "padding before"), ([[3, -1, -1]], -1, "item ids start at 0")],
+)
+def test_impossible_lists_are_errors(ranked, target, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.ranks_of(np.array(ranked), np.array([target]))
+
+
+def test_values_by_hand():
+    values = metrics.per_sample_metrics(np.array([0, 2, 5]), ["hit@3", "recall@3", "ndcg@3", "mrr@5"])
+    assert values["hit@3"].tolist() == values["recall@3"].tolist() == [1, 1, 0]
+    assert values["ndcg@3"].tolist() == [1, 0.5, 0]
+    assert values["mrr@5"].tolist() == pytest.approx([1, 1 / 3, 0])
+
+
+def test_ndcg_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    ranked = np.stack([rng.permutation(30)[:20] for _ in range(200)])
+    targets = rng.integers(30, size=200)
+    scores = np.zeros((200, 30))
+    np.put_along_axis(scores, ranked, np.arange(20, 0, -1.0)[None].repeat(200, 0), axis=1)
+    scores[scores == 0] = -np.arange((scores == 0).sum())  # distinct: scikit-learn averages over ties
+    relevance = np.eye(30)[targets]
+    ranks = metrics.ranks_of(ranked, targets)
+    for k in (1, 5, 10, 20):
+        ours = metrics.per_sample_metrics(ranks, [f"ndcg@{k}"])[f"ndcg@{k}"].mean()
+        assert ours == pytest.approx(ndcg_score(relevance, scores, k=k), abs=1e-12)
+
+
+def test_interval_is_that_of_the_binomial_and_repeats():
+    rng = np.random.default_rng(1)
+    values = {"hit@10": (rng.random(4000) < 0.3).astype(float)}
+    low, high = metrics.bootstrap_intervals(values, range(4000))["hit@10"]
+    mean = values["hit@10"].mean()
+    half = 1.96 * math.sqrt(mean * (1 - mean) / 4000)
+    assert (low, high) == (pytest.approx(mean - half, abs=0.003), pytest.approx(mean + half, abs=0.003))
+    assert metrics.bootstrap_intervals(values, range(4000))["hit@10"] == (low, high)
+
+
+def test_users_are_resampled_whole():
+    """Ten copies of each user's sample carry no more information than one."""
+    values = (np.random.default_rng(2).random(300) < 0.4).astype(float)
+    once = metrics.bootstrap_intervals({"hit@1": values}, range(300))["hit@1"]
+    tenfold = metrics.bootstrap_intervals({"hit@1": values.repeat(10)}, np.arange(300).repeat(10))["hit@1"]
+    assert tenfold == pytest.approx(once)
+
+
+def test_sign_flips_approach_the_exact_test():
+    base, new = np.zeros(10), np.array([0.4, 0.3, -0.1, 0.5, 0.2, 0.6, -0.3, 0.1, 0.45, 0.05])
+    signs = np.array(list(product([-1, 1], repeat=10)))
+    exact = (np.abs(signs @ new) >= abs(new.sum()) - 1e-12).mean()
+    outcome = metrics.paired_test(base, new, range(10))
+    assert outcome.p_value == pytest.approx(exact, abs=0.006)
+    assert outcome.difference == pytest.approx(0.22)
+    assert outcome.effect_size == pytest.approx(new.mean() / new.std(ddof=1))
+    assert outcome.low < 0.22 < outcome.high
+
+
+def test_paired_test_of_equal_and_of_far_apart_systems():
+    rng = np.random.default_rng(3)
+    hits = (rng.random(500) < 0.2).astype(float)
+    assert metrics.paired_test(hits, hits, range(500)).p_value == 1
+    assert metrics.paired_test(hits, np.ones(500), range(500)).p_value == pytest.approx(1 / 10_001)
+
+
+def test_p_values_are_uniform_where_nothing_differs():
+    rng = np.random.default_rng(4)
+    values = []
+    for seed in range(100):
+        base, new = rng.normal(size=(2, 40))
+        values.append(metrics.paired_test(base, new, range(40), num_flips=500, seed=seed).p_value)
+    assert 0.01 <= np.mean(np.array(values) < 0.05) <= 0.11
+
+
+def test_slices_split_every_sample_once():
+    values = {"hit@1": np.array([1.0, 0, 1, 0, 1])}
+    parts = metrics.slices(values, np.array([0, 3, 7, 500, 0]), np.array([1, 4, 5, 10, 60]))
+    assert parts["target"]["unseen in training"] == {"num_samples": 2, "hit@1": 1.0}
+    assert parts["history_length"]["1-4"] == {"num_samples": 2, "hit@1": 0.5}
+    assert list(parts["target_popularity"]) == ["0", "1-4", "5-19", "100+"]
+    for buckets in parts.values():
+        assert sum(bucket["num_samples"] for bucket in buckets.values()) == 5
+    assert "history_length" not in metrics.slices(values, np.zeros(5))
+
+
+def test_list_statistics_by_hand_and_by_brute_force():
+    item_ids = np.array([0, 1, 2, 5])
+    popularity = np.array([7, 3, 0, 0, 0, 2])
+    ranked = np.array([[0, 1, -1], [0, 5, 1]])
+    ours = metrics.list_statistics(ranked, popularity, item_ids, cutoff=2)
+    assert ours["coverage@2"] == 0.75
+    assert ours["mean_popularity@2"] == (7 + 3 + 7 + 2) / 4
+    assert ours["novelty@2"] == pytest.approx(-sum(math.log2((count + 1) / 16) for count in (7, 3, 7, 2)) / 4)
+    times = [2, 1, 0, 1]
+    pairs = sum(abs(left - right) for left in times for right in times)
+    assert ours["gini@2"] == pytest.approx(pairs / (2 * 4 * sum(times)))
+    assert "coverage@3" in metrics.list_statistics(ranked, popularity, item_ids)  # lists of 3 have no first 10
