@@ -110,7 +110,8 @@ def corpus_texts(path: Path) -> Iterator[str]:
     )
     templates = Path(__file__).resolve().parents[1] / "src" / "tasks" / "templates"
     for template in sorted(templates.glob("*.json")):
-        yield from strings(json.loads(template.read_text(encoding="utf-8")))
+        for text in strings(json.loads(template.read_text(encoding="utf-8"))):
+            yield f"user\n{text}\nassistant\n"  # as a chat has it: its roles become one token each
 
 
 def strings(value: Any) -> Iterator[str]:

@@ -328,8 +328,8 @@ def quickstart(args: argparse.Namespace) -> Path:
     from src.report import ReportConfig, write_report
 
     report = write_report(
-        ReportConfig(dataset=name, index_file=index_file, rqvae_dir=run_dir, sft_dir=output,
-                     predictions_file=model_results.with_suffix(".predictions.parquet"))
+        ReportConfig(dataset=name, index_file=str(index_file), rqvae_dir=run_dir, sft_dir=output,
+                     predictions=model_results.with_suffix(".predictions.parquet"))
     )  # fmt: skip
     print_table(summary)
     print(f"\nresults: {results}/summary.json   report: {report}   in {time.time() - started:.0f} s")

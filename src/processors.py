@@ -60,7 +60,7 @@ def load_processor(path: str | Path, **options: Any):
         options: passed on to `from_pretrained`, such as `min_pixels`, `padding_side` or `revision`.
 
     Raises:
-        OSError: no tokenizer is there.
+        OSError, ValueError: no tokenizer is there.
     """
     name = processor_class(path, options.get("revision"))
     if name is None:

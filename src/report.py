@@ -82,8 +82,8 @@ def find_index(config: ReportConfig, catalogue: "Catalogue") -> "SidIndex | None
         return load_sid_index(resolve_index_file(config.index_file, catalogue.paths))
     pattern = f"{catalogue.name}.index_*"
     folder = catalogue.paths.folder
-    places = [path for path in (*folder.glob(f"index/*/{pattern}"), *folder.glob(pattern)) if path.stem.count(".") == 1]
-    found = [path for path in places if path.suffix in (".json", ".npz")]
+    places = [*folder.glob(f"index/*/{pattern}"), *folder.glob(pattern)]
+    found = [path for path in places if path.suffix in (".json", ".npz") and not path.name.endswith(".meta.json")]
     return load_sid_index(found[0]) if len(found) == 1 else None
 
 

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:  # torch takes seconds to import, and logging needs ranks only
+    import torch
 
 T = TypeVar("T")
 
@@ -26,8 +26,10 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def resolve_device(name: str = "auto") -> "torch.device":
     """`auto` is this rank's GPU where there is one, else the CPU; an explicit cuda without a GPU is an error."""
+    import torch
+
     if name == "auto":
         name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
@@ -36,8 +38,11 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def init_process_group(device: torch.device) -> None:
+def init_process_group(device: "torch.device") -> None:
     """Joins the ranks that torchrun started; does nothing for one process."""
+    import torch
+    import torch.distributed as dist
+
     if world_size() > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -53,16 +58,25 @@ def gather(value: T) -> list[T]:
     """The value of every rank, in rank order, on every rank."""
     if world_size() == 1:
         return [value]
+    import torch.distributed as dist
+
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def barrier() -> None:
-    if dist.is_initialized():
+    """Waits for all ranks."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
         dist.barrier()
 
 
 def finish() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Leaves the process group."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -7,9 +7,10 @@ import numpy as np
 
 from src.reporting.page import legend, text
 
-WIDTH, HEIGHT = 420, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 32
+WIDTH, HEIGHT = 480, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 8, 32
 MAX_POINTS = 400  # more than a line of this width can show
+LOG_FROM = 30  # ratio of the largest to the smallest value
 HEAT_CELLS = 256
 HEAT_SHADES = (0.25, 0.45, 0.7, 1.0)
 
@@ -32,11 +33,17 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def line_chart(title: str, series: Mapping[str, Points], x_label: str, log: bool = False) -> str:
-    """Lines over a shared x axis; points that are not finite are left out, and on a log axis those not above 0."""
+def line_chart(title: str, series: Mapping[str, Points], x_label: str, may_be_log: bool = False) -> str:
+    """Lines over a shared x axis; where that may be, logarithmic in y if all values are above 0 and far apart.
+
+    Points that are not finite are left out; no point at all gives no chart.
+    """
+    finite = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
+    values = [y for points in finite.values() for _, y in points]
+    log = may_be_log and bool(values) and min(values) > 0 and max(values) > LOG_FROM * min(values)
     drawn: dict[str, Points] = {}
-    for name, points in series.items():
-        kept = [(x, math.log10(y) if log else y) for x, y in points if math.isfinite(y) and (not log or y > 0)]
+    for name, points in finite.items():
+        kept = [(x, math.log10(y) if log else y) for x, y in points]
         if kept:
             drawn[name] = [*kept[:: max(1, math.ceil(len(kept) / MAX_POINTS))], kept[-1]]
     if not drawn:

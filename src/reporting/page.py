@@ -18,7 +18,8 @@ main { max-width: 1120px; margin: 0 auto; padding: 32px 20px 56px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0; letter-spacing: -.01em; }
 h2 { font-size: 20px; margin: 0 0 4px; } h3 { font-size: 14px; margin: 0 0 8px; }
 p { margin: 0 0 12px; } .lead, small { color: var(--faint); } small { font-size: 12px; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 22px; margin-top: 20px; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 22px;
+  margin-top: 20px; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(118px, 1fr)); gap: 10px; margin-top: 18px; }
 .fact { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 10px 14px; }
 .fact b { display: block; font-size: 20px; line-height: 1.3; } .fact span { color: var(--faint); font-size: 12px; }
@@ -29,25 +30,28 @@ tr:last-child td { border-bottom: 0; } tr.best td { font-weight: 650; } .value {
 .value svg { width: 130px; height: 18px; display: block; margin-top: 2px; }
 .settings td { padding: 4px 10px; font-size: 13px; overflow-wrap: anywhere; }
 .settings td:first-child { color: var(--faint); width: 34%; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 18px 24px; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font-size: 11px; font-family: inherit; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 18px 24px; }
+svg { width: 100%; height: auto; display: block; }
+svg text { fill: var(--faint); font-size: 11px; font-family: inherit; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 14px; color: var(--faint); font-size: 12px; margin-top: 4px; }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 5px; }
 .bar { display: flex; height: 22px; border-radius: 6px; overflow: hidden; gap: 1px; } .bar div { min-width: 2px; }
-.note { background: var(--note); border: 1px solid var(--note-line); border-radius: 8px; padding: 8px 12px; margin: 8px 0 0;
-  font-size: 13px; }
+.note { background: var(--note); border: 1px solid var(--note-line); border-radius: 8px; padding: 8px 12px;
+  margin: 8px 0 0; font-size: 13px; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--faint); font-size: 13px; }
 .person { border-top: 1px solid var(--line); padding: 14px 0 10px; } .person:first-of-type { border-top: 0; }
 .person header { display: flex; gap: 10px; align-items: baseline; font-size: 13px; margin-bottom: 8px; }
 .badge { border-radius: 99px; padding: 1px 9px; font-size: 12px; border: 1px solid var(--line); color: var(--faint); }
 .badge.hit { border-color: var(--hit); color: var(--hit); font-weight: 600; }
 .strip { display: flex; flex-wrap: wrap; gap: 10px 20px; } .group > small { display: block; margin-bottom: 3px; }
+@media (min-width: 1000px) { .group:first-child { min-width: 531px; } }
 .tiles { display: flex; flex-wrap: wrap; gap: 5px; }
 figure { margin: 0; width: 62px; } figure img, figure .words { width: 62px; height: 82px; border-radius: 6px;
   border: 1px solid var(--line); display: block; }
 figure img { object-fit: cover; background: #fff; }
 figure .words { background: var(--ground); font-size: 9.5px; line-height: 1.25; padding: 5px; overflow: hidden;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; hyphens: auto; }
+figure .words span { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 6; overflow: hidden; }
 figcaption { font-size: 9.5px; line-height: 1.25; color: var(--faint); overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; margin-top: 2px; }
 figure.hit img, figure.hit .words { outline: 3px solid var(--hit); outline-offset: -1px; border-color: var(--hit); }
@@ -60,11 +64,6 @@ footer { color: var(--faint); font-size: 12px; margin-top: 22px; }
 def text(value: Any) -> str:
     """`value` as text that is safe inside an element or a quoted attribute."""
     return escape(str(value), quote=True)
-
-
-def number(value: float) -> str:
-    """A whole number with separators, else four significant digits."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def duration(seconds: float) -> str:
@@ -101,7 +100,8 @@ def legend(names: Sequence[str]) -> str:
 def settings_table(title: str, settings: Mapping[str, Any]) -> str:
     """Settings folded away: they are looked up, not read."""
     rows = "".join(f"<tr><td>{text(name)}</td><td>{text(value)}</td></tr>" for name, value in settings.items())
-    return f'<details><summary>{text(title)}</summary><div class="scroll"><table class="settings">{rows}</table></div></details>'
+    table = f'<div class="scroll"><table class="settings">{rows}</table></div>'
+    return f"<details><summary>{text(title)}</summary>{table}</details>"
 
 
 def whole_page(title: str, body: str) -> str:

@@ -49,7 +49,7 @@ class Tiles:
             body = f'<img src="{picture}" alt="{title}" loading="lazy">'
             caption = f"{caption}{title}"
         else:
-            body = f'<div class="words">{title}</div>'
+            body = f'<div class="words"><span>{title}</span></div>'
         return f'<figure class="{kind}" title="{title}">{body}<figcaption>{caption}</figcaption></figure>'
 
 
@@ -74,9 +74,7 @@ def people(catalogue: Catalogue, predictions: Predictions, seed: int) -> str:
     """Strips of NUM_USERS users, and a sentence on how they were drawn."""
     strangers = sorted(set(predictions.users) - set(catalogue.users))
     if strangers:
-        return note(
-            f"The predictions name user {strangers[0]}, whom this dataset does not have: they belong to another."
-        )
+        return note(f"The predictions name user {strangers[0]}, whom this dataset lacks: they are of another.")
     ranks = ranks_of(predictions.ranked, predictions.targets)
     tiles, rows = Tiles(catalogue), choose_samples(ranks, seed)
     shown_hits = int((ranks[rows] < NUM_SHOWN).sum())

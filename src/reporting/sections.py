@@ -10,11 +10,11 @@ from src.common.sid import SidIndex
 from src.reporting import charts, page
 
 Rows = Sequence[Mapping[str, Any]]
-RQVAE_CHARTS = {  # of metrics.jsonl: chart title -> keys, and whether the axis is logarithmic
-    "loss": (("loss", "eval_loss", "eval_reconstruction"), True),
-    "collision rate": (("collision_rate",), False),
-    "utilization": (("utilization",), False),
-    "perplexity": (("perplexity",), False),
+RQVAE_CHARTS = {  # of metrics.jsonl: chart title -> keys
+    "loss": ("loss", "eval_loss", "eval_reconstruction"),
+    "collision rate": ("collision_rate",),
+    "utilization": ("utilization",),
+    "perplexity": ("perplexity",),
 }
 
 
@@ -25,9 +25,7 @@ def is_number(value: Any) -> bool:
 # ---- results ---------------------------------------------------------------------------------------------------------
 def results_section(rows: Rows) -> str:
     """The table of models; the best value of each metric is bold. A bar shows the value, its whisker the interval."""
-    lead = (
-        "Every model ranks the same targets under the same protocol. Whiskers are 95 % bootstrap intervals over users."
-    )
+    lead = "Every model ranks the same targets under the same protocol. Whiskers: 95 % bootstrap intervals over users."
     metrics = list(
         dict.fromkeys(name for row in rows for name, value in row.items() if "@" in name and is_number(value))
     )
@@ -76,9 +74,9 @@ def rqvae_section(rows: Rows | None, settings: Mapping[str, Any] | None) -> str:
     if not rows:
         return page.section("Training: semantic IDs", lead, page.note("No metrics.jsonl of an RQ-VAE run was found."))
     cells = []
-    for title, (keys, log) in RQVAE_CHARTS.items():
+    for title, keys in RQVAE_CHARTS.items():
         lines = {name: points for key in keys for name, points in curve(rows, key, "epoch").items()}
-        cells.append(charts.line_chart(title, lines, "epoch", log))
+        cells.append(charts.line_chart(title, lines, "epoch", may_be_log=title == "loss"))
     folded = page.settings_table("Settings of the RQ-VAE", settings) if settings else ""
     return page.section("Training: semantic IDs", lead, page.grid(cell for cell in cells if cell), folded)
 
@@ -86,9 +84,7 @@ def rqvae_section(rows: Rows | None, settings: Mapping[str, Any] | None) -> str:
 def sft_section(rows: Rows | None, settings: Mapping[str, Any] | None) -> str:
     lead = "The language model learns to write the semantic ID of the next item."
     if not rows:
-        return page.section(
-            "Training: fine-tuning", lead, page.note("No trainer_log.jsonl of a fine-tuning run was found.")
-        )
+        return page.section("Training: fine-tuning", lead, page.note("No trainer_log.jsonl of a run was found."))
     losses = {"training": curve(rows, "loss", "step").get("loss", [])}
     tasks = sorted({key for row in rows for key in row if key.startswith("eval_loss")})
     for key in tasks:
@@ -102,11 +98,9 @@ def sft_section(rows: Rows | None, settings: Mapping[str, Any] | None) -> str:
 
 # ---- codebooks -------------------------------------------------------------------------------------------------------
 def codebook_section(index: SidIndex | None) -> str:
-    lead = (
-        "Bars: items of each codeword, most used first; dashed: even use. Strip: the same in code order, gaps unused."
-    )
+    lead = "Bars: items a codeword, most used first; dashed: even use. Strip: the same in code order; gaps: unused."
     if index is None:
-        return page.section("Semantic IDs", lead, page.note("No SID index was given or found."))
+        return page.section("Semantic IDs", lead, page.note("No SID index, or several: name one with --index_file."))
     cells = []
     for level, (letter, size) in enumerate(zip(index.letters, index.codebook_sizes, strict=True)):
         counts = np.bincount(index.codes[:, level], minlength=size)
@@ -120,13 +114,14 @@ def codebook_section(index: SidIndex | None) -> str:
     before, after = index.meta.get("collisions_before"), index.collision_rate()
     pairs = {
         "items": f"{len(index.item_ids):,}",
-        "levels x codewords": " x ".join(map(str, index.codebook_sizes)),
-        "example": "".join(index.tokens_of(0)),
+        "levels": index.num_levels,
+        "codewords a level": ", ".join(map(str, dict.fromkeys(index.codebook_sizes))),
         "collision rate": f"{after:.2%}",
     }
     if isinstance(before, Mapping) and is_number(before.get("collision_rate")):
         pairs["collision rate before repair"] = f"{before['collision_rate']:.2%}"
-    return page.section("Semantic IDs", lead, page.grid(cells), page.facts(pairs))
+    explained = f"Item {index.item_ids[0]} is {''.join(index.tokens_of(0))}. {lead}"
+    return page.section("Semantic IDs", explained, page.grid(cells), page.facts(pairs))
 
 
 # ---- pipeline --------------------------------------------------------------------------------------------------------

@@ -51,15 +51,16 @@ def scores_by_hand(name, training, history, items):
     return scores
 
 
+@pytest.mark.parametrize("k", [3, 18])
 @pytest.mark.parametrize("filter_history", [False, True])
 @pytest.mark.parametrize("split", ["valid", "test"])
 @pytest.mark.parametrize("name", ["popularity", "cooccurrence"])
-def test_lists_equal_brute_force(name, split, filter_history, catalogue, sequences, monkeypatch):
+def test_lists_equal_brute_force(name, split, filter_history, k, catalogue, sequences, monkeypatch):
     monkeypatch.setattr("src.baselines.core.CHUNK", 7)
     module = {"popularity": popularity, "cooccurrence": cooccurrence}[name]
-    config = BaselineConfig("Toy", "unused.json", num_beams=18, filter_history=filter_history)
+    config = BaselineConfig("Toy", "unused.json", num_beams=k, filter_history=filter_history)
     score_function = module.build_scorer(catalogue, config).score_function
-    ours = evaluate_ranker(name, score_function, catalogue, split, filter_history, 18)
+    ours = evaluate_ranker(name, score_function, catalogue, split, filter_history, k)
 
     items = [3 * item for item in range(20)]
     training = [sequence[:-2] if len(sequence) > 2 else sequence for sequence in sequences.values()]
@@ -71,8 +72,8 @@ def test_lists_equal_brute_force(name, split, filter_history, catalogue, sequenc
         history, target = sequences[user][:cut], sequences[user][cut]
         scores = scores_by_hand(name, training, history, items)
         allowed = [item for item in items if not (filter_history and item in history)]
-        best = sorted(allowed, key=lambda item: (-scores[item], -counts[item], item))[:18]
-        best += [-1] * (18 - len(best))
+        best = sorted(allowed, key=lambda item: (-scores[item], -counts[item], item))[:k]
+        best += [-1] * (k - len(best))
         assert ours.ranked[row].tolist() == best
         assert (ours.targets[row], ours.history_lengths[row]) == (target, len(history))
         scale = 36 if name == "cooccurrence" else 1  # two weights of 6/d
