@@ -64,8 +64,11 @@ class TaskDataset(Dataset):
 
         Targets whose window holds the user's first item share one example; those whose window has slid on stand alone.
         """
-        window = self.builder.settings.max_his_len or np.iinfo(np.int64).max
-        alone = np.ones(len(users), bool) if not share else positions > window
+        alone = np.ones(len(users), bool)
+        if share:
+            settings = self.builder.settings
+            most = min(settings.max_his_len or settings.model_max_length, int(positions.max(initial=0)))
+            alone = positions > min(self.builder.items_that_fit(template, most) for template in self.templates)
         rows = [np.stack([users[alone], positions[alone], positions[alone]], 1)]
         if not alone.all():
             shared_users, shared_positions = users[~alone], positions[~alone]

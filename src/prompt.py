@@ -4,6 +4,7 @@ A wording is rendered through the model's own chat template and cut at its slots
 every item are tokenised once. A sample is then put together from ids.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,6 +86,7 @@ class PromptBuilder:
         self.separator = self._tokenize(settings.his_sep)
         self._texts: dict[tuple[str, bool], list[np.ndarray]] = {}
         self._templates: dict[tuple[Template, bool], tuple[list, list]] = {}
+        self._numbers: dict[str, np.ndarray] = {}
         self._images: dict[int, ImageBlock] = {}
         self._image_bytes = 0
 
@@ -189,10 +191,14 @@ class PromptBuilder:
         return self._texts[key][self.row_of[item]]
 
     def _harmless(self, text: str) -> str:
-        """`text` on one line, with control tokens broken up: a title may not end the turn or claim a picture."""
-        for token in self.tokenizer.all_special_tokens:
-            text = text.replace(token, " ".join(token)) if token in text else text
-        return " ".join(text.split())
+        """`text` on one line, with control and SID tokens broken up: a title may not end the turn, claim a picture or
+        name an item."""
+        return " ".join(self._added_tokens.sub(lambda token: " ".join(token[0]), text).split())
+
+    @cached_property
+    def _added_tokens(self) -> re.Pattern:
+        tokens = {*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()}
+        return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
     def has_image(self, item: int) -> bool:
         return int(item) in self.catalogue.image_files
@@ -223,12 +229,11 @@ class PromptBuilder:
         separator = self._bare_separator if spaced else self.separator
         parts = []
         for number, item in enumerate(history, 1):
-            if slot.name == "history":
-                body = self.sids[self.row_of[item]]
-            else:
-                body = self.words("title", item, slot.space if number == 1 else spaced)
-            if self.settings.add_prefix:
-                body = np.concatenate([self._number(number), body])
+            titled, lead = slot.name == "history_titles", slot.space if number == 1 else spaced
+            prefix = self.settings.add_prefix
+            body = self.words("title", item, lead or prefix) if titled else self.sids[self.row_of[item]]
+            if prefix:  # the space after the number goes to the title, as above, and stays before SID tokens
+                body = np.concatenate([self._number(f"{' ' * lead}{number}.{' ' * (not titled)}"), body])
             parts.append(body if number == 1 else np.concatenate([separator, body]))
         return parts
 
@@ -236,10 +241,10 @@ class PromptBuilder:
     def _bare_separator(self) -> np.ndarray:
         return self._tokenize(self.settings.his_sep[:-1])
 
-    def _number(self, number: int) -> np.ndarray:
-        if not hasattr(self, "_numbers"):
-            self._numbers = [self._tokenize(f"{n}. ") for n in range(10_000)]
-        return self._numbers[number]
+    def _number(self, text: str) -> np.ndarray:
+        if text not in self._numbers:
+            self._numbers[text] = self._tokenize(text)
+        return self._numbers[text]
 
     def _fill(self, pieces: list, history: Sequence[int], item: int) -> tuple[list[np.ndarray], list[dict]]:
         """Token ids of each piece with its slot filled, and the pictures in their order."""
@@ -253,8 +258,8 @@ class PromptBuilder:
             elif piece.name in ("history", "history_titles"):
                 filled.append(np.concatenate(self._history_parts(piece, history)))
             elif piece.name in ("image", "history_images"):
-                shown = [item] if piece.name == "image" else list(history)[-self.settings.max_his_images :]
-                blocks = [self.image(i) for i in shown if self.has_image(i)]
+                shown = [item] if piece.name == "image" else self._pictured(history)
+                blocks = [self.image(i) for i in shown]
                 filled.append(np.concatenate([np.empty(0, np.int64), *(block.ids for block in blocks)]))
                 images += [block.inputs for block in blocks]
             else:
@@ -264,7 +269,11 @@ class PromptBuilder:
     def _wants_image(self, template: Template, history: Sequence[int], item: int) -> bool:
         if "image" in template.slots:
             return self.has_image(item)
-        return "history_images" not in template.slots or any(self.has_image(i) for i in history)
+        return "history_images" not in template.slots or bool(self._pictured(history))
+
+    def _pictured(self, history: Sequence[int]) -> list[int]:
+        """Those of the latest `max_his_images` items of a history that have a picture."""
+        return [i for i in history[max(0, len(history) - self.settings.max_his_images) :] if self.has_image(i)]
 
     def answer_ids(self, template: Template, history: Sequence[int], item: int) -> np.ndarray:
         """Token ids of the right answer and the end of the turn."""
@@ -286,8 +295,8 @@ class PromptBuilder:
         if self.settings.max_his_len:
             history = history[-self.settings.max_his_len :]
         room = self.settings.model_max_length - reserve
-        pieces, _ = self.pieces_of(template, self._wants_image(template, history, item))
         while True:
+            pieces, _ = self.pieces_of(template, self._wants_image(template, history, item))
             filled, images = self._fill(pieces, history, item)
             excess = sum(map(len, filled)) - room
             if excess <= 0:
@@ -365,6 +374,14 @@ class PromptBuilder:
         if template.slots != {"history", "sid"} or not template.answers_with_item:
             return False
         return isinstance(self.pieces_of(template)[0][-1], np.ndarray)
+
+    def items_that_fit(self, template: Template, most: int) -> int:
+        """How long a history, up to `most` items, a wording that can share a pass takes before it loses its oldest."""
+        pieces, _ = self.pieces_of(template)
+        slot = next(piece for piece in pieces if isinstance(piece, Slot))
+        parts = self._history_parts(slot, [int(self.catalogue.item_ids[0])] * most)  # all SIDs are of one length
+        fixed = sum(len(piece) for piece in pieces if isinstance(piece, np.ndarray)) + self.sids.shape[1] + 1
+        return int((fixed + np.cumsum([len(part) for part in parts]) <= self.settings.model_max_length).sum())
 
     def shared_sample(self, template: Template, sequence: Sequence[int], first: int, task: int = 0) -> Sample:
         """All next-item samples of `sequence[first:]` in one: the items before a target are its history.

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from src.common.sid import SidIndex, parse_sid_token
+from src.common.sid import SidIndex, level_letters, parse_sid_token
 
 ITEM_FIELDS = ("title", "description", "brand", "categories")
 
@@ -316,14 +317,28 @@ def load_sid_index(path: str | Path, item_ids: Sequence[int] | None = None) -> S
     meta_path = index_meta_path(path)
     meta = read_json(meta_path) if meta_path.is_file() else {}
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            ids, codes = arrays["item_ids"].astype(np.int64), arrays["codes"].astype(np.int64)
-            letters = tuple(str(letter) for letter in arrays["letters"])
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                ids, codes = arrays["item_ids"].astype(np.int64), arrays["codes"].astype(np.int64)
+                letters = tuple(map(str, arrays["letters"])) if "letters" in arrays else level_letters(codes.shape[1])
+        except (BadZipFile, KeyError, EOFError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole index ({error}). Make or copy it again") from error
+        if codes.ndim != 2 or ids.shape != codes.shape[:1] or not len(ids) or codes.min() < 0:
+            raise ValueError(
+                f"{path} must hold item_ids (N,) and codes (N, L) from 0, has {ids.shape} and {codes.shape}"
+            )
+        if len(np.unique(ids)) != len(ids):
+            raise ValueError(f"{path} names an item twice")
     else:
         table = read_json(path, "Make an index with: bash index/generate.sh")
         if not table:
             raise ValueError(f"{path} holds no item")
+        odd = next((key for key in table if not key.isdecimal()), None)
+        if odd is not None:
+            raise ValueError(f"{path}: item id {odd!r} is not a whole number from 0")
         first = next(iter(table.values()))
+        if not first:
+            raise ValueError(f"{path} holds no SID: {next(iter(table))} has an empty list")
         letters = tuple(parse_sid_token(token, path)[0] for token in first)
         ids = np.fromiter((int(item) for item in table), np.int64, len(table))
         codes = np.empty((len(table), len(letters)), np.int64)

@@ -64,6 +64,7 @@ class FinetuneConfig:
     warmup_ratio: float = 0.01
     lr_scheduler_type: str = "cosine"
     optim: str = "adamw_torch"
+    adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     save_and_eval_strategy: str = "epoch"
     save_and_eval_steps: int = 1000
@@ -159,6 +160,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     group.add_argument("--warmup_ratio", type=float, default=d.warmup_ratio)
     group.add_argument("--lr_scheduler_type", default=d.lr_scheduler_type)
     group.add_argument("--optim", default=d.optim)
+    group.add_argument("--adam_beta2", type=float, default=d.adam_beta2, help="lower for short runs, e.g. 0.95")
     group.add_argument("--max_grad_norm", type=float, default=d.max_grad_norm)
     group.add_argument("--save_and_eval_strategy", choices=("epoch", "steps", "no"), default=d.save_and_eval_strategy)
     group.add_argument("--save_and_eval_steps", type=int, default=d.save_and_eval_steps)

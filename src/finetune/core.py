@@ -256,6 +256,7 @@ def train(config, loaded, builder, train_parts, valid_parts, device):
         warmup_steps=config.warmup_ratio,  # a number below 1 is a share of all steps
         lr_scheduler_type=config.lr_scheduler_type,
         optim=config.optim,
+        adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
         logging_steps=config.logging_step,
         eval_strategy=strategy,
@@ -270,7 +271,7 @@ def train(config, loaded, builder, train_parts, valid_parts, device):
         fp16=config.fp16,
         use_cpu=device.type == "cpu",  # without it several CPU ranks would each train alone on all the data
         deepspeed=config.deepspeed,
-        ddp_find_unused_parameters=vision_trains and world_size() > 1 and not config.deepspeed,
+        ddp_find_unused_parameters=vision_trains and not config.deepspeed,
         dataloader_num_workers=config.num_workers,
         remove_unused_columns=False,
         label_names=["labels"],

@@ -168,6 +168,8 @@ def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> t
     for row, user in enumerate(users):
         if user not in given:
             raise ValueError(f"{path} lacks user {user!r} of {paths.file('inter.json')}: make both in one run")
+        if not isinstance(given[user], list) or [type(number) for number in given[user]] != [int, int]:
+            raise ValueError(f"{path}: user {user!r} must have [items that train, items that validate]")
         train, valid = given[user]
         if train < 0 or valid < 0 or train + valid > lengths[row]:
             raise ValueError(f"{path}: user {user!r} has {lengths[row]} items, the split asks for {train} + {valid}")

@@ -24,7 +24,7 @@ class Template:
 
     prompt: str
     answer: str
-    prompt_without_image: str | None = None  # asked where the item has no picture
+    prompt_without_image: str | None = None  # asked where there is no picture to show
 
     @cached_property
     def slots(self) -> frozenset[str]:

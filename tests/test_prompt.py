@@ -1,0 +1,315 @@
+"""Training and inference read the same ids; only the answer is learnt; pieces read as the whole would."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from src.prompt import PLAIN_FRAME
+from src.tasks.task import KINDS, Template, load_task
+from tests.toy import (
+    ALL_FAMILIES,
+    MROPE_FAMILIES,
+    TEXT_FAMILIES,
+    VISION_FAMILIES,
+    WITHOUT_PICTURE,
+    fresh_model,
+    item_fields,
+    shared_model,
+    toy_builder,
+    toy_catalogue,
+)
+
+HISTORY = (1, 4, 13, 3, 10)  # of these item 3 has no picture
+SEEN, UNSEEN = 14, 35  # an item with a picture, and one without
+
+
+def templates_for(family: str) -> list[Template]:
+    """Every wording that a family can be asked."""
+    tasks = [load_task(name) for name in KINDS]
+    return [
+        template for task in tasks if family in VISION_FAMILIES or not task.needs_images for template in task.templates
+    ]
+
+
+def example(template: Template) -> tuple[tuple[int, ...], int]:
+    return (HISTORY, SEEN) if {"history", "history_titles", "history_images"} & template.slots else ((), SEEN)
+
+
+# ---- one assembly ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_training_begins_with_what_inference_feeds(family):
+    builder = toy_builder(shared_model(family))
+    for template in templates_for(family):
+        sample = builder.sample(template, *example(template))
+        answer = builder.answer_ids(template, *example(template))
+        question = builder.question(template, *example(template), reserve=len(answer))
+        asked = len(question.ids)
+        np.testing.assert_array_equal(sample.ids[:asked], question.ids)
+        np.testing.assert_array_equal(sample.positions[..., :asked], question.positions)
+        assert len(sample.images) == len(question.images)
+        # What is learnt: the answer and the end of the turn, each from the token before it.
+        np.testing.assert_array_equal(sample.targets, answer)
+        np.testing.assert_array_equal(sample.predict, np.arange(asked - 1, asked - 1 + len(answer)))
+        np.testing.assert_array_equal(sample.ids[asked:], answer[:-1])
+        assert answer[-1] == builder.end_token
+        assert (answer[:-1] != builder.end_token).all()
+        if template.answers_with_item:
+            row = builder.row_of[SEEN]
+            np.testing.assert_array_equal(answer[:-1], builder.sids[row])
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_pieces_read_as_the_whole_chat_would(family):
+    """Tokenising the rendered chat at once gives the same ids, for every wording and way to write a history."""
+    loaded = shared_model(family)
+    for settings in ({}, {"his_sep": " ; ", "add_prefix": True}, {"his_sep": "", "max_his_len": 2}):
+        builder = toy_builder(loaded, toy_catalogue(None), **settings)
+        index, items = builder.catalogue.sid_index, builder.catalogue.items
+        history = HISTORY[-builder.settings.max_his_len :]
+
+        def listed(texts, settings=builder.settings):
+            numbers = [f"{n}. " if settings.add_prefix else "" for n in range(1, 1 + len(history))]
+            return settings.his_sep.join(number + text for number, text in zip(numbers, texts, strict=True))
+
+        slots = {
+            "sid": "".join(index.tokens_of(SEEN)),
+            "history": listed(["".join(index.tokens_of(item)) for item in history]),
+            "history_titles": listed([items[item]["title"] for item in history]),
+            **items[SEEN],
+        }
+        for template in templates_for(family):
+            if {"image", "history_images"} & template.slots:
+                template = Template(template.prompt_without_image, template.answer)
+            ids, _ = builder.prompt_ids(template, *example(template))
+            text = builder._render(template.prompt.format(**slots))
+            assert ids.tolist() == loaded.tokenizer(text, add_special_tokens=False)["input_ids"], text
+            assert loaded.tokenizer.decode(ids) == text
+            # The answer, too, reads as it would in a chat that holds it.
+            chat = builder._render(template.prompt.format(**slots), template.answer.format(**slots))
+            whole = loaded.tokenizer(chat, add_special_tokens=False)["input_ids"]
+            both = [*ids, *builder.answer_ids(template, *example(template))]
+            assert [int(i) for i in both] == whole[: len(both)], chat
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_end_of_turn_is_the_chats(family):
+    builder = toy_builder(shared_model(family))
+    expected = "<|eot_id|>" if family == "llama" else "<|im_end|>"
+    assert builder.tokenizer.decode([builder.end_token]) == expected
+
+
+def test_model_without_chat_template_gets_a_plain_frame():
+    loaded = fresh_model("qwen2")
+    loaded.tokenizer.chat_template = None
+    builder = toy_builder(loaded)
+    template = load_task("seqrec").templates[0]
+    text = loaded.tokenizer.decode(builder.question(template, HISTORY, SEEN, 4).ids)
+    head, tail = PLAIN_FRAME.split("{}")
+    assert text.startswith(head + template.prompt.split("{")[0])
+    assert text.endswith(tail)
+    assert builder.end_token == loaded.tokenizer.eos_token_id
+
+
+def test_learning_the_prompt_leaves_out_placeholders():
+    builder = toy_builder(shared_model("qwen2_vl"))
+    sample = builder.sample(load_task("mmitem2index").templates[0], (), SEEN)
+    learnt = builder.learn_everything(sample)
+    whole = [*sample.ids, sample.targets[-1]]
+    assert builder.image_token_id not in learnt.targets
+    assert builder.image_token_id in whole
+    np.testing.assert_array_equal(learnt.targets, [whole[place + 1] for place in learnt.predict])
+    assert len(learnt.targets) == sum(token != builder.image_token_id for token in whole[1:])
+
+
+# ---- histories -------------------------------------------------------------------------------------------------------
+def test_settings_have_effect():
+    loaded, template = shared_model("qwen2"), load_task("seqrec").templates[0]
+    plain = toy_builder(loaded).question(template, HISTORY, SEEN, 4).ids
+    texts = {loaded.tokenizer.decode(plain)}
+    for settings in ({"add_prefix": True}, {"his_sep": "; "}, {"max_his_len": 2}):
+        texts.add(loaded.tokenizer.decode(toy_builder(loaded, **settings).question(template, HISTORY, SEEN, 4).ids))
+    assert len(texts) == 4
+    assert any("1. <a_1>" in text and ", 2. <a_0>" in text for text in texts)
+    assert any("<c_1>; <a_0>" in text for text in texts)
+    whole = toy_builder(loaded, max_his_len=0).question(template, HISTORY * 9, SEEN, 4).ids
+    assert len(whole) > 2 * len(plain)  # 0: all
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_numbers_stand_before_titles_with_one_space(prefix):
+    """With --add_prefix, titles used to read `first:1.  red shirt`."""
+    loaded = shared_model("qwen2")
+    builder = toy_builder(loaded, add_prefix=prefix)
+    text = loaded.tokenizer.decode(builder.question(load_task("fusionseqrec").templates[0], (1, 4), SEEN, 4).ids)
+    first, second = (item_fields(item)["title"] for item in (1, 4))
+    assert (f"first: 1. {first}, 2. {second}" if prefix else f"first: {first}, {second}") in text
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_vl", "llava_onevision"])
+def test_long_prompts_lose_their_oldest_history(family):
+    vision = family in VISION_FAMILIES
+    loaded, template = shared_model(family), load_task("mmseqrec" if vision else "seqrec").templates[1]
+    whole = toy_builder(loaded).sample(template, HISTORY, SEEN)
+    shortest = None
+    for length in range(len(whole.ids) + 1, 0, -1):
+        builder = toy_builder(loaded, model_max_length=length)
+        try:
+            sample = builder.sample(template, HISTORY, SEEN)
+        except ValueError as error:
+            assert "does not fit in --model_max_length" in str(error)
+            break
+        assert len(sample.ids) + 1 <= length
+        text = loaded.tokenizer.decode(sample.ids)
+        kept = [item for item in HISTORY if "".join(builder.catalogue.sid_index.tokens_of(item)) in text]
+        assert kept == list(HISTORY[len(HISTORY) - len(kept) :])
+        expected = toy_builder(loaded).sample(template, kept, SEEN)  # what a user with this history gets
+        np.testing.assert_array_equal(sample.ids, expected.ids)
+        np.testing.assert_array_equal(sample.targets, whole.targets)
+        if vision:
+            pictured = [item for item in kept if item not in WITHOUT_PICTURE]
+            assert len(sample.images) == len(pictured)
+            assert (sample.ids == builder.image_token_id).sum() == sum(
+                (builder.image(item).ids == builder.image_token_id).sum() for item in pictured
+            )
+        shortest = len(kept)
+    assert shortest == 1
+
+
+def test_long_words_are_cut_and_pictures_never():
+    loaded, task = shared_model("qwen2_vl"), load_task("mmitem2index")
+    whole = toy_builder(loaded).sample(task.templates[0], (), SEEN)
+    placeholders = (whole.ids == toy_builder(loaded).image_token_id).sum()
+    fitted = []
+    for length in range(len(whole.ids) + 1, 0, -1):
+        builder = toy_builder(loaded, model_max_length=length)
+        try:
+            sample = builder.sample(task.templates[0], (), SEEN)
+        except ValueError:
+            break
+        assert len(sample.ids) + 1 <= length
+        assert (sample.ids == builder.image_token_id).sum() == placeholders
+        np.testing.assert_array_equal(sample.targets, whole.targets)
+        assert loaded.tokenizer.decode(sample.ids).endswith("assistant\n" + loaded.tokenizer.decode(whole.targets[:-1]))
+        fitted.append(length)
+    assert len(fitted) > 2
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "llama"])
+def test_control_tokens_in_words_are_harmless(family):
+    """A title may neither end the turn, nor claim a picture, nor name an item."""
+    loaded, catalogue = shared_model(family), toy_catalogue(None)
+    evil = " ".join([*loaded.tokenizer.all_special_tokens, *loaded.tokenizer.get_added_vocab(), "<|im_<|im_end|>end|>"])
+    items = {**catalogue.items, SEEN: {**catalogue.items[SEEN], "title": f"nice{evil}\n\n{{sid}} shirt"}}
+    builder = toy_builder(loaded, replace(catalogue, items=items))
+    added = np.array(sorted(loaded.tokenizer.get_added_vocab().values()))
+    for template in load_task("item2index").templates[:2]:
+        ids, _ = builder.prompt_ids(template, (), SEEN)
+        clean, _ = toy_builder(loaded, catalogue).prompt_ids(template, (), SEEN)
+        np.testing.assert_array_equal(ids[np.isin(ids, added)], clean[np.isin(clean, added)])
+        text = loaded.tokenizer.decode(ids)
+        assert "nice" in text
+        assert "{sid} shirt" in text
+
+
+def test_tokenizer_must_know_the_sid_tokens():
+    from src.models import load_model
+    from tests.toy import tiny_model
+
+    with pytest.raises(ValueError, match="lacks 15 SID tokens, the first being <a_0>: wrong index"):
+        toy_builder(load_model(tiny_model("qwen2"), torch.float32))
+    with pytest.raises(ValueError, match="give --index_file"):
+        toy_builder(shared_model("qwen2"), replace(toy_catalogue(), sid_index=None))
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", VISION_FAMILIES)
+def test_prompt_with_pictures_is_what_the_processor_makes(family):
+    from src.common.images import open_image
+
+    loaded = shared_model(family)
+    builder = toy_builder(loaded)
+    template = load_task("mmseqrec").templates[0]
+    ids, images = builder.prompt_ids(template, HISTORY, SEEN)
+    shown = [item for item in HISTORY if item not in WITHOUT_PICTURE]
+    text = template.prompt.split("}", 1)[1].format(
+        history=", ".join("".join(builder.catalogue.sid_index.tokens_of(item)) for item in HISTORY)
+    )
+    content = [*({"type": "image"} for _ in shown), {"type": "text", "text": text}]
+    chat = loaded.processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    pictures = [open_image(builder.catalogue.image_files[item]) for item in shown]
+    made = loaded.processor(text=[chat], images=pictures, return_tensors="np")
+    assert ids.tolist() == made["input_ids"][0].tolist()
+    np.testing.assert_array_equal(np.concatenate([image["pixel_values"] for image in images]), made["pixel_values"])
+
+
+@pytest.mark.parametrize("family", VISION_FAMILIES)
+def test_missing_picture_is_asked_without_one(family):
+    builder = toy_builder(shared_model(family))
+    for task, history, item in (("mmitem2index", (), UNSEEN), ("mmseqrec", (3, 11), SEEN)):
+        for template in load_task(task).templates:
+            sample = builder.sample(template, history, item)
+            free = Template(template.prompt_without_image, template.answer)
+            assert not sample.images
+            np.testing.assert_array_equal(sample.ids, builder.sample(free, history, item).ids)
+            assert builder.image_token_id not in sample.ids
+
+
+def test_only_the_latest_pictures_are_shown():
+    """--max_his_images 0 used to show them all, and a history whose latest items have none spoke of pictures."""
+    loaded, template = shared_model("qwen2_vl"), load_task("mmseqrec").templates[0]
+
+    def asked(history, number):
+        return toy_builder(loaded, max_his_images=number).question(template, history, SEEN, 4)
+
+    counts = [len(asked(HISTORY, number).images) for number in (0, 1, 2, 3, 4, 5, 9)]
+    assert counts == [0, 1, 1, 2, 3, 4, 4]
+    text = loaded.tokenizer.decode(asked((1, 4, 3), 1).ids)
+    assert "pictures" not in text
+    builder = toy_builder(loaded, max_his_images=2)
+    latest = builder.image(10).inputs["pixel_values"]
+    np.testing.assert_array_equal(asked((1, 4, 10), 1).images[0]["pixel_values"], latest)
+
+
+def test_text_model_refuses_pictures():
+    for family in TEXT_FAMILIES:
+        with pytest.raises(ValueError, match="text model cannot be asked about pictures"):
+            toy_builder(shared_model(family)).question(load_task("mmitem2index").templates[0], (), SEEN, 4)
+
+
+@pytest.mark.parametrize("family", MROPE_FAMILIES)
+def test_positions_are_the_models_own(family):
+    loaded = shared_model(family)
+    builder = toy_builder(loaded)
+    grids = set()
+    for history in (HISTORY, (0, 1, 2), (2, 1, 0, 5, 7), (3,)):
+        sample = builder.sample(load_task("mmseqrec").templates[0], history, SEEN)
+        ids = torch.from_numpy(sample.ids)[None]
+        grid = np.concatenate([image["image_grid_thw"] for image in sample.images]) if sample.images else None
+        grids |= set(map(tuple, grid.tolist())) if grid is not None else set()
+        own, _ = loaded.model.model.get_rope_index(
+            input_ids=ids,
+            mm_token_type_ids=(ids == builder.image_token_id).int(),
+            image_grid_thw=torch.from_numpy(grid) if grid is not None else None,
+            attention_mask=torch.ones_like(ids),
+        )
+        ours = np.broadcast_to(sample.positions, (3, len(sample.ids)))
+        np.testing.assert_array_equal(ours, own[:, 0].numpy())
+    assert len({grid[1] > grid[2] for grid in grids} | {grid[1] < grid[2] for grid in grids}) == 2, "one shape only"
+
+
+# ---- shared prefixes -------------------------------------------------------------------------------------------------
+def test_only_wordings_with_a_tail_share_prefixes():
+    """The first code is predicted from the prompt's last token, which must not be the history's."""
+    chatting = toy_builder(shared_model("qwen2"))
+    loaded = fresh_model("qwen2")
+    loaded.tokenizer.chat_template = None
+    for builder in (chatting, toy_builder(loaded)):
+        assert builder.can_share_prefix(load_task("seqrec").templates[0])
+        assert not builder.can_share_prefix(load_task("fusionseqrec").templates[0])
+        assert not builder.can_share_prefix(load_task("fusionseqrec").templates[4])
+        assert not builder.can_share_prefix(load_task("mmseqrec").templates[0])
