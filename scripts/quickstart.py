@@ -35,21 +35,21 @@ BASELINES = {"popularity": "Popularity", "cooccurrence": "Co-transition", "itemk
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides how long it takes and how good it gets; chosen on validation data."""
+    """What decides how long it takes and how good it gets; chosen on validation data (docs/lab.md)."""
 
     demo_items: int = 300
     demo_users: int = 4000
     rqvae_epochs: int = 400
     num_levels: int = 3
-    global_batch: int = 36
-    epochs: float = 8
-    item_prompts: int = 2  # wordings of an item and epoch ...
-    image_prompts: int = 6  # ... with its picture
-    learning_rate: float = 2e-3
+    global_batch: int = 16  # users or items; many small steps learn more in a minute than few large ones
+    epochs: float = 9
+    item_share: float = 0.15  # item2index samples for each user and epoch ...
+    image_share: float = 0.45  # ... and mmitem2index samples
+    learning_rate: float = 1e-3
     max_valid_samples: int = 1000
 
 
-SMALL = Plan(demo_items=120, demo_users=1000, rqvae_epochs=200, epochs=4)
+SMALL = Plan(demo_items=120, demo_users=1000, rqvae_epochs=200, epochs=8)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -181,7 +181,7 @@ def quickstart(args: argparse.Namespace) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise SystemExit(f"another quickstart is at work on {name}: wait for it or stop it") from error
-    stages = Stages(results, total=10)
+    stages = Stages(results, total=9)
     folder = DATA / name
 
     if demo:
@@ -252,12 +252,16 @@ def quickstart(args: argparse.Namespace) -> Path:
 
     output = Path("output") / name / "quickstart"
     ranks = num_ranks()
-    tasks = {"seqrec": 1, "item2index": plan.item_prompts} | ({"mmitem2index": plan.image_prompts} if pictured else {})
+    ratio = catalogue.num_users / len(catalogue.item_ids)
+    tasks = {"seqrec": 1, "item2index": max(1, round(plan.item_share * ratio))}
+    if pictured:
+        tasks["mmitem2index"] = max(1, round(plan.image_share * ratio))
     finetune = [
         "--base_model", base, "--model_type", "qwen2_vl", "--output_dir", output, "--data_path", DATA,
         "--dataset", name, "--index_file", index_file, "--tasks", ",".join(tasks), "--share_prefix",
         "--train_prompt_sample_num", ",".join(map(str, tasks.values())), "--epochs", plan.epochs,
         "--per_device_batch_size", plan.global_batch // ranks, "--learning_rate", plan.learning_rate,
+        "--adam_beta2", 0.95, "--warmup_ratio", 0.05, "--his_sep", ",", "--logging_step", 50,
         "--max_valid_samples", plan.max_valid_samples, "--seed", args.seed,
     ]  # fmt: skip
 
@@ -327,10 +331,11 @@ def quickstart(args: argparse.Namespace) -> Path:
 
     from src.report import ReportConfig, write_report
 
-    report = write_report(
-        ReportConfig(dataset=name, index_file=str(index_file), rqvae_dir=run_dir, sft_dir=output,
-                     predictions=model_results.with_suffix(".predictions.parquet"))
+    page = ReportConfig(
+        dataset=name, index_file=str(index_file), rqvae_dir=run_dir, sft_dir=output,
+        predictions=model_results.with_suffix(".predictions.parquet"),
     )  # fmt: skip
+    report = write_report(page)
     print_table(summary)
     print(f"\nresults: {results}/summary.json   report: {report}   in {time.time() - started:.0f} s")
     return report

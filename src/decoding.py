@@ -1,8 +1,8 @@
 """Trie of legal SIDs in tensors, and exact beam search under it through the model's own forward.
 
-The prompt is encoded once. The K beams of a prompt are K more query tokens beside each other in its row: a mask lets each
-see the prompt and its own ancestors, and position ids say how far it is. So nothing of the cache is copied or reordered,
-and any model that takes an attention mask of its own and position ids can be decoded (docs/test_readme.md).
+The prompt is encoded once. The K beams of a prompt are K more query tokens beside each other in its row: a mask lets
+each see the prompt and its own ancestors, and position ids say how far it is. So nothing of the cache is copied or
+reordered, and any model that takes an attention mask of its own and position ids can be decoded (docs/test_readme.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -108,7 +108,7 @@ def beam_search(
         renormalize: log-probabilities over legal tokens only, instead of the whole vocabulary.
     """
     mask = inputs["attention_mask"].bool()
-    device, (batch, length) = mask.device, mask.shape
+    device, batch = mask.device, len(mask)
     position_ids = inputs["position_ids"]
     mrope = position_ids.dim() == 3
     next_position = (position_ids.amax(0) if mrope else position_ids).amax(-1) + 1  # (B,)
@@ -116,7 +116,7 @@ def beam_search(
 
     output = model(**inputs, use_cache=True, logits_to_keep=1)
     cache, logits = output.past_key_values, output.logits  # (B, 1, V)
-    node = torch.zeros(batch, 1, dtype=torch.long, device=device)
+    node = token = torch.zeros(batch, 1, dtype=torch.long, device=device)  # the root, which has no token
     scores = torch.zeros(batch, 1, device=device)
     ancestors = torch.empty(batch, num_beams, 0, dtype=torch.long, device=device)  # beam of each earlier step
     for level in range(trie.num_levels):
@@ -135,12 +135,12 @@ def beam_search(
         own = torch.arange(num_beams, device=device).expand(batch, -1)
         ancestors = torch.cat([ancestors, own.unsqueeze(-1)], -1)
     steps = trie.num_levels
-    if end_token is not None:
+    if end_token is not None and not renormalize:  # else it is sure: after a SID no other token is legal
         logits, cache = _step(model, token, cache, mask, next_position + steps - 1, ancestors, mrope)
         scores = scores + logits.float()[..., end_token] - logits.float().logsumexp(-1)
-        steps += 1
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
         node = node.gather(1, order)
+    steps += end_token is not None
     return Beams(torch.where(scores.isneginf(), -1, node), scores / steps)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -244,7 +245,10 @@ def add_lora(
     if tied and extra:
         extra["ensure_weight_tying"] = True
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, **extra)
-    return get_peft_model(loaded.model, config)
+    model = get_peft_model(loaded.model, config)
+    # By itself PEFT writes the whole embeddings of a resized text model, twice, into every checkpoint.
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    return model
 
 
 FREEZE = ("none", "visual", "embeddings", "all", "only_embeddings")

@@ -87,6 +87,7 @@ class PromptBuilder:
         self._texts: dict[tuple[str, bool], list[np.ndarray]] = {}
         self._templates: dict[tuple[Template, bool], tuple[list, list]] = {}
         self._numbers: dict[str, np.ndarray] = {}
+        self._numbers: dict[int, np.ndarray] = {}
         self._images: dict[int, ImageBlock] = {}
         self._image_bytes = 0
 
@@ -241,10 +242,10 @@ class PromptBuilder:
     def _bare_separator(self) -> np.ndarray:
         return self._tokenize(self.settings.his_sep[:-1])
 
-    def _number(self, text: str) -> np.ndarray:
-        if text not in self._numbers:
-            self._numbers[text] = self._tokenize(text)
-        return self._numbers[text]
+    def _number(self, number: int) -> np.ndarray:
+        if number not in self._numbers:
+            self._numbers[number] = self._tokenize(f"{number}. ")
+        return self._numbers[number]
 
     def _fill(self, pieces: list, history: Sequence[int], item: int) -> tuple[list[np.ndarray], list[dict]]:
         """Token ids of each piece with its slot filled, and the pictures in their order."""

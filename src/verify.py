@@ -39,7 +39,7 @@ def verify(config: VerifyConfig) -> dict[str, float | int | None]:
     from src.tasks.task import ITEM_TEXTS
 
     setup_logging()
-    task, prompt_ids, catalogue = check(replace(config, test_task=TASK))
+    task, prompt_ids, catalogue = check(replace(config, test_task=TASK, metrics=("hit@1",)))
     items = np.array([item for item in catalogue.item_ids if int(item) in catalogue.image_files])
     rng = np.random.default_rng(config.seed)
     if 0 < config.sample_num < len(items):

@@ -209,7 +209,7 @@ def test_trie_gives_the_children_of_a_node():
     trie = Trie(np.array([[7, 3], [2, 9], [2, 4], [7, 3]]))
     child, token, exists = trie.children(0, torch.zeros(1, 1, dtype=torch.long))
     assert token[exists].tolist() == [2, 7]
-    child, token, exists = trie.children(1, child[0])
+    _, token, exists = trie.children(1, child[0, 0])
     assert [row[keep].tolist() for row, keep in zip(token, exists, strict=True)] == [[4, 9], [3]]
 
 

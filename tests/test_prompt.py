@@ -70,8 +70,8 @@ def test_pieces_read_as_the_whole_chat_would(family):
         history = HISTORY[-builder.settings.max_his_len :]
 
         def listed(texts, settings=builder.settings):
-            numbers = [f"{n}. " if settings.add_prefix else "" for n in range(1, 1 + len(history))]
-            return settings.his_sep.join(number + text for number, text in zip(numbers, texts, strict=True))
+            numbered = [f"{n}. {text}" if settings.add_prefix else text for n, text in enumerate(texts, 1)]
+            return settings.his_sep.join(numbered)
 
         slots = {
             "sid": "".join(index.tokens_of(SEEN)),
@@ -157,8 +157,9 @@ def test_long_prompts_lose_their_oldest_history(family):
         builder = toy_builder(loaded, model_max_length=length)
         try:
             sample = builder.sample(template, HISTORY, SEEN)
-        except ValueError as error:
-            assert "does not fit in --model_max_length" in str(error)
+        except ValueError:
+            with pytest.raises(ValueError, match="does not fit in --model_max_length"):
+                builder.sample(template, HISTORY, SEEN)
             break
         assert len(sample.ids) + 1 <= length
         text = loaded.tokenizer.decode(sample.ids)

@@ -154,6 +154,4 @@ def shared_model(family: str, tied: bool = True) -> Loaded:
 
 def toy_builder(loaded: Loaded, catalogue: Catalogue | None = None, **settings) -> PromptBuilder:
     catalogue = toy_catalogue() if catalogue is None else catalogue
-    return PromptBuilder(
-        catalogue, loaded.tokenizer, loaded.processor, PromptSettings(**settings), loaded.merge_size
-    )
+    return PromptBuilder(catalogue, loaded.tokenizer, loaded.processor, PromptSettings(**settings), loaded.merge_size)

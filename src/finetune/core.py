@@ -29,10 +29,11 @@ from src.models import (
     token_meta,
 )
 from src.prompt import PromptBuilder, PromptSettings, log_prompt
-from src.tasks.catalogue import Catalogue, load_catalogue
+from src.tasks.catalogue import Catalogue, Split, load_catalogue
 from src.tasks.task import Task, load_task
 
 DEBUG_SAMPLES, DEBUG_STEPS = 64, 8
+RESUME_NEWEST = ("true", "auto")  # values of --resume_from_checkpoint that are no folder
 
 
 def prompt_settings(config: FinetuneConfig) -> PromptSettings:
@@ -132,11 +133,33 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], Catalogue
         raise ValueError("--freeze is for full fine-tuning: with --use_lora all old parameters are frozen anyway")
     if config.deepspeed and not Path(config.deepspeed).is_file():
         raise FileNotFoundError(f"--deepspeed {config.deepspeed} does not exist; see config/")
+    resume = config.resume_from_checkpoint
+    if resume and resume.lower() not in RESUME_NEWEST and not Path(resume).is_dir():
+        raise FileNotFoundError(f"--resume_from_checkpoint {resume} is no folder: give a checkpoint-N, or True")
     catalogue = load_catalogue(config.data_path, config.dataset, config.index_file, config.image_path)
+    check_splits(config, tasks, catalogue)
     pictured = [task.name for task in tasks if task.needs_images]
     if pictured:
         catalogue = check_images(catalogue, pictured, config.skip_bad_images)
     return replace(config, train_prompt_sample_num=prompts, train_data_sample_num=caps), tasks, catalogue
+
+
+def check_splits(config: FinetuneConfig, tasks: list[Task], catalogue: Catalogue) -> None:
+    """Each task must have something to train on, and, where the best checkpoint is chosen, something to choose by."""
+    holdout = config.item_split == "holdout"
+
+    def size(task: Task, split: Split) -> int:
+        return len(
+            catalogue.item_split(split, holdout) if task.kind == "item" else catalogue.next_item_targets(split)[0]
+        )
+
+    for task in tasks:
+        if not size(task, "train"):
+            raise ValueError(
+                f"the task {task.name} has no training sample in {config.dataset}: its users are too short"
+            )
+    if config.save_and_eval_strategy != "no" and not any(size(task, "valid") for task in tasks):
+        raise ValueError(f"{config.dataset} has no validation sample: give --save_and_eval_strategy no")
 
 
 def check_images(catalogue: Catalogue, tasks: list[str], skip_bad: bool) -> Catalogue:
@@ -291,7 +314,7 @@ def train(config, loaded, builder, train_parts, valid_parts, device):
         callbacks=[EpochCallback(mixture), LogCallback(config.output_dir / "trainer_log.jsonl")],
     )
     resume = config.resume_from_checkpoint
-    if resume is not None and resume.lower() in ("true", "auto"):
+    if resume is not None and resume.lower() in RESUME_NEWEST:
         resume = newest_whole_checkpoint(config.output_dir)
         logger.info("resuming from %s", resume or "the start: no whole checkpoint yet")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -171,14 +171,17 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         )
     except ValueError as error:
         raise ValueError(f"--test_prompt_ids {config.test_prompt_ids!r}: numbers with commas, or all") from error
-    if not asked or not all(0 <= i < number for i in asked):
+    if not asked or not all(0 <= i < number for i in asked) or len(set(asked)) != len(asked):
         raise ValueError(
-            f"--test_prompt_ids {config.test_prompt_ids}: {task.name} asks for items in wordings 0 to {number - 1}"
+            f"--test_prompt_ids {config.test_prompt_ids}: {task.name} asks for items in wordings 0 to {number - 1},"
+            " each named once"
         )
     parse_metrics(config.metrics, config.num_beams)
     catalogue = load_catalogue(config.data_path, config.dataset, config.index_file, config.image_path)
     if task.needs_images and not catalogue.image_files:
         raise ValueError(f"{task.name} shows pictures, and {catalogue.paths.folder / config.image_path} has none")
+    if task.needs_images:
+        logger.info("pictures: %d of %d items", len(catalogue.image_files), len(catalogue.item_ids))
     return task, list(asked), catalogue
 
 

@@ -51,9 +51,14 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
 def test_failure_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "deep" / "x.json"
     artifacts.write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError), artifacts.atomic_path(path) as temporary:
-        temporary.write_text("half of it")
-        raise RuntimeError("killed")
+
+    def die_while_writing():
+        with artifacts.atomic_path(path) as temporary:
+            temporary.write_text("half of it")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        die_while_writing()
     assert artifacts.read_json(path) == {"a": 1}
     assert list(path.parent.iterdir()) == [path]
     with pytest.raises(TypeError):
@@ -164,7 +169,7 @@ def test_faults_of_embeddings(tmp_path):
         artifacts.load_embeddings(path)
     artifacts.save_embeddings(path, np.ones((4, 3)), [5, 6, 7, 8])
     artifacts.write_json(artifacts.embedding_ids_path(path), [5, 6, 7])
-    with pytest.raises(ValueError, match="has 4 rows and .* names 3 items"):
+    with pytest.raises(ValueError, match=r"has 4 rows and .* names 3 items"):
         artifacts.load_embeddings(path)
     artifacts.write_json(artifacts.embedding_ids_path(path), [5, 6, 7, 5])
     with pytest.raises(ValueError, match="names an item twice"):

@@ -46,7 +46,8 @@ def test_history_is_the_latest_items(small):
 
 def test_every_target_once_and_in_one_split():
     catalogue = toy_catalogue()
-    seen = [tuple(pair) for split in ("train", "valid", "test") for pair in zip(*catalogue.next_item_targets(split))]
+    splits = (catalogue.next_item_targets(split) for split in ("train", "valid", "test"))
+    seen = [pair for targets in splits for pair in zip(*targets, strict=True)]
     assert len(set(seen)) == len(seen) == sum(max(len(sequence(u)) - 1, 0) for u in range(catalogue.num_users))
 
 

@@ -1,0 +1,397 @@
+"""Evaluation: the same numbers on any number of ranks and after any kill, for every kind of task."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.common.artifacts import file_hash, index_path, save_sid_index, write_json
+from src.common.sid import SidIndex
+from src.models import TOKEN_META, token_meta
+from src.prompt import PromptSettings
+from src.seqrec import case, core
+from src.seqrec.config import EvaluateConfig, build_parser, config_from
+from src.seqrec.core import Parts, Recommender, Samples, ask, check, cut_batches, evaluate, make_samples
+from src.seqrec.results import predictions_path, read_predictions
+from src.tasks.task import load_task
+from tests.seqrec.test_results import DOCUMENTED
+from tests.toy import (
+    CODEBOOK_SIZES,
+    INDEX_FILE,
+    NAME,
+    NUM_ITEMS,
+    codes,
+    dataset_paths,
+    scratch,
+    shared_model,
+    toy_catalogue,
+    toy_copy,
+    toy_index,
+    toy_path,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_checkpoint(folder: Path, family: str, data: Path, **settings) -> Path:
+    """A model that learnt nothing, as a fine-tuning run leaves it."""
+    loaded = shared_model(family)
+    loaded.model.save_pretrained(folder)
+    (loaded.processor or loaded.tokenizer).save_pretrained(folder)
+    index = replace(toy_index(), path=index_path(dataset_paths(data, NAME), "simple"))
+    write_json(folder / TOKEN_META, token_meta(index, 600))
+    record = {"prompt_settings": vars(PromptSettings(**settings)), "config": {"item_split": "all"}}
+    write_json(folder / "run.json", record)
+    return folder
+
+
+@cache
+def checkpoint(family: str = "qwen2") -> Path:
+    return write_checkpoint(scratch() / "checkpoints" / family, family, toy_path(), max_his_len=6)
+
+
+def config_for(folder: Path, family: str = "qwen2", **changes) -> EvaluateConfig:
+    values = {
+        "dataset": NAME,
+        "index_file": INDEX_FILE,
+        "ckpt_model": checkpoint(family),
+        "data_path": toy_path(),
+        "num_beams": 10,
+        "test_batch_size": 8,
+        "results_file": folder / "results.json",
+        "device": "cpu",
+    }
+    return EvaluateConfig(**{**values, **changes})
+
+
+def predictions_of(config: EvaluateConfig):
+    return read_predictions(predictions_path(config.results_file))
+
+
+def assert_equal_predictions(one: EvaluateConfig, other: EvaluateConfig) -> None:
+    for ours, theirs in zip(predictions_of(one), predictions_of(other), strict=True):
+        assert ours.users == theirs.users
+        for field in ("targets", "ranked", "history_lengths"):
+            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    results = [json.loads(config.results_file.read_text()) for config in (one, other)]
+    for name in ("mean_results", "all_prompt_results", "confidence_intervals", "slices", "num_samples"):
+        assert results[0][name] == results[1][name]
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+def test_results_are_as_documented(tmp_path):
+    config = config_for(tmp_path, test_prompt_ids="0,3")
+    assert evaluate(config) == config.results_file
+    results = json.loads(config.results_file.read_text())
+    assert results.keys() >= DOCUMENTED
+    catalogue = toy_catalogue()
+    users, positions = catalogue.next_item_targets("test")
+    assert results["num_samples"] == len(users) == 48
+    assert (results["test_prompt_ids"], results["num_beams"], results["dataset"]) == ([0, 3], 10, NAME)
+    assert (results["is_lora"], results["base_model"], results["split"]) == (False, None, "test")
+    assert results["checkpoint"] == str(checkpoint())
+    assert set(results["mean_results"]) == set(config.metrics)
+    assert results["valid_beams"] == 1
+    parts = predictions_of(config)
+    assert [part.prompt_id for part in parts] == [0, 3]
+    for number, part in enumerate(parts):
+        assert list(part.users) == [catalogue.users[user] for user in users]
+        np.testing.assert_array_equal(part.history_lengths, positions)
+        assert part.targets.tolist() == [catalogue.target(u, p) for u, p in zip(users, positions, strict=True)]
+        assert ((part.ranked >= 0) & (part.ranked < NUM_ITEMS)).all()
+        assert all(len(set(row)) == len(row) for row in part.ranked.tolist())
+        hits = (part.ranked == part.targets[:, None]).any(1).mean()
+        assert results["all_prompt_results"][number]["hit@10"] == pytest.approx(hits)
+    assert not (tmp_path / "results.predictions.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "size"),
+    [
+        ("qwen2", "fusionseqrec", 48),
+        ("qwen2", "item2index", 40),
+        ("qwen2_vl", "mmitem2index", 40),
+        ("llava_onevision", "mmseqrec", 48),
+    ],
+)
+def test_other_tasks(tmp_path, family, task, size):
+    config = config_for(tmp_path, family, test_task=task, test_prompt_ids="all")
+    results = json.loads(evaluate(config).read_text())
+    assert results["num_samples"] == size
+    assert results["test_prompt_ids"] == list(range(len(load_task(task).item_templates)))
+    assert results["split"] == ("seen" if size == 40 else "test")  # every item trained
+
+
+def test_ranked_lists_do_not_depend_on_the_target(tmp_path):
+    """The right item is handed over only to fill slots such as {title}."""
+    config = config_for(tmp_path)
+    _, _, catalogue = check(config)
+    recommender = Recommender(config, catalogue, torch.device("cpu"))
+    template = load_task("seqrec").templates[0]
+    histories = [np.array([1, 4, 13]), np.array([2])]
+    one, other = (recommender.rank(template, histories, items) for items in ([0, 0], [7, 9]))
+    np.testing.assert_array_equal(one.items, other.items)
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_prompts_are_the_checkpoints(tmp_path):
+    config = config_for(tmp_path)
+    assert core.training_settings(config).max_his_len == 6
+    assert core.training_settings(replace(config, max_his_len=0)).max_his_len == 0
+    assert core.training_settings(replace(config, max_his_len=3)).his_sep == ", "
+
+
+# ---- ranks and kills -------------------------------------------------------------------------------------------------
+def test_batches_hold_every_sample_once_however_many_ranks():
+    positions = np.random.default_rng(0).integers(1, 30, 53)
+    samples = Samples(np.arange(53), positions, positions, next_item=True)
+    batches = cut_batches(samples, 8)
+    assert [len(batch) for batch in batches] == [8] * 6 + [5]
+    assert sorted(int(i) for batch in batches for i in batch) == list(range(53))
+    for ranks in (1, 2, 3, 9):
+        shares = [batches[rank::ranks] for rank in range(ranks)]
+        assert sorted(int(i) for share in shares for batch in share for i in batch) == list(range(53))
+
+
+@pytest.fixture
+def whole(tmp_path) -> EvaluateConfig:
+    config = config_for(tmp_path / "whole")
+    evaluate(config)
+    return config
+
+
+def ask_some(config: EvaluateConfig, batches_of) -> None:
+    """What a run that is killed leaves behind: predictions of some batches."""
+    task, _, catalogue = check(config)
+    samples = make_samples(config, task, catalogue)
+    recommender = Recommender(config, catalogue, torch.device("cpu"))
+    parts = Parts(config, catalogue)
+    batches = cut_batches(samples, config.test_batch_size)
+    ask(recommender, task.item_templates[0], 0, samples, batches_of(batches), parts)
+
+
+def test_killed_run_goes_on_where_it_was(tmp_path, whole, monkeypatch):
+    config = config_for(tmp_path / "killed")
+    ask_some(config, lambda batches: batches[1:3])
+    asked = []
+    rank = Recommender.rank
+
+    def spy(self, template, histories, items):
+        asked.append(len(histories))
+        return rank(self, template, histories, items)
+
+    monkeypatch.setattr(Recommender, "rank", spy)
+    evaluate(config)
+    assert sum(asked) == 48 - 16
+    assert_equal_predictions(config, whole)
+
+
+def test_parts_of_another_run_are_not_taken(tmp_path, whole):
+    config = config_for(tmp_path / "other")
+    ask_some(replace(config, filter_history=True), lambda batches: batches)
+    evaluate(config)
+    assert_equal_predictions(config, whole)
+
+
+def test_each_rank_asks_its_share(tmp_path, whole, monkeypatch):
+    """Both ranks one after the other in this process: the same lists as one rank's."""
+    config = config_for(tmp_path / "two")
+    ask_some(config, lambda batches: [])  # rank 0 opens the folder
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(core, "init_process_group", lambda device: None)
+    monkeypatch.setenv("RANK", "1")
+    ask_some(config, lambda batches: batches)
+    assert len(list((tmp_path / "two" / "results.predictions.parts").glob("0-*.npz"))) == 1
+    monkeypatch.setenv("RANK", "0")
+    evaluate(config)
+    assert_equal_predictions(config, whole)
+
+
+def test_failure_keeps_what_was_done_and_writes_no_results(tmp_path, monkeypatch):
+    config = config_for(tmp_path / "failing")
+    calls = []
+    rank = Recommender.rank
+
+    def fail_later(self, *args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("out of memory")
+        return rank(self, *args)
+
+    monkeypatch.setattr(Recommender, "rank", fail_later)
+    monkeypatch.setattr(core, "SAVE_SECONDS", -1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(config)
+    assert not config.results_file.exists()
+    assert len(list((tmp_path / "failing" / "results.predictions.parts").glob("0-*.npz"))) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_vl"])
+def test_two_processes_give_the_same_as_one(tmp_path, family):
+    task = "seqrec" if family == "qwen2" else "mmseqrec"
+    one = config_for(tmp_path / "one", family, test_task=task, filter_history=True)
+    evaluate(one)
+    two = replace(one, results_file=tmp_path / "two" / "results.json")
+    flags = [
+        *("--dataset", NAME, "--data_path", str(toy_path()), "--index_file", INDEX_FILE, "--filter_history"),
+        *("--ckpt_model", str(two.ckpt_model), "--results_file", str(two.results_file), "--test_task", task),
+        *("--num_beams", "10", "--test_batch_size", "8", "--device", "cpu"),
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641"]
+
+    def launch(*more):
+        return subprocess.run(
+            [*command, "-m", "src.seqrec.metric_ddp", *flags, *more],
+            cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=250,
+        )  # fmt: skip
+
+    done = launch()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_predictions(two, one)
+    if family == "qwen2":
+        failed = launch("--metrics", "hit@11")
+        assert failed.returncode != 0
+        assert "hit@11" in failed.stderr
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------------
+def test_sample_num_is_seeded(tmp_path):
+    config = config_for(tmp_path, sample_num=12)
+    task, catalogue = load_task("seqrec"), toy_catalogue()
+    draws = [make_samples(replace(config, seed=seed), task, catalogue).users.tolist() for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+    assert all(len(set(draw)) == 12 for draw in draws)
+    for number in (-1, 0, 48, 1000):
+        assert len(make_samples(replace(config, sample_num=number), task, catalogue).users) == 48
+    valid = make_samples(replace(config, split="valid", sample_num=-1), task, catalogue)
+    assert (valid.positions == catalogue.valid_end[valid.users] - 1).all()
+
+
+def test_held_out_items_are_asked_where_training_held_them_out(tmp_path):
+    folder = tmp_path / "ckpt"
+    shutil.copytree(checkpoint(), folder)
+    write_json(folder / "run.json", {"prompt_settings": {}, "config": {"item_split": "holdout"}})
+    config = config_for(tmp_path, ckpt_model=folder, test_task="item2index", num_beams=10)
+    results = json.loads(evaluate(config).read_text())
+    items = toy_catalogue().item_split("test", holdout=True)
+    assert (results["split"], results["num_samples"]) == ("test", len(items))
+    assert sorted(predictions_of(config)[0].targets) == items.tolist()
+
+
+# ---- history and shared SIDs -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("num_beams", [10, NUM_ITEMS])
+def test_filtered_lists_hold_no_history_item(tmp_path, num_beams):
+    plain, filtered = (
+        config_for(tmp_path / str(way), num_beams=num_beams, filter_history=way) for way in (False, True)
+    )
+    catalogue = toy_catalogue()
+    users, positions = catalogue.next_item_targets("test")
+    seen = 0
+    for config in (plain, filtered):
+        evaluate(config)
+        ranked = predictions_of(config)[0].ranked
+        for row, user, position in zip(ranked, users, positions, strict=True):
+            history = set(catalogue.history(user, position).tolist())  # the whole of it, whatever max_his_len
+            overlap = history & set(row.tolist())
+            seen += len(overlap)
+            if config.filter_history:
+                assert not overlap
+                kept = (row >= 0).sum()
+                assert kept == min(num_beams, NUM_ITEMS - len(history))
+    assert seen > 0  # without the filter there are some
+
+
+def test_items_that_share_a_sid_take_its_rank_by_popularity(tmp_path):
+    data = toy_copy(tmp_path)
+    shared = codes()
+    shared[[5, 9]] = shared[2]  # items 2, 5 and 9 have one SID
+    path = index_path(dataset_paths(data, NAME), "simple")
+    save_sid_index(path, SidIndex(np.arange(NUM_ITEMS), shared, ("a", "b", "c"), CODEBOOK_SIZES), {})
+    folder = write_checkpoint(tmp_path / "ckpt", "qwen2", data)
+    config = config_for(tmp_path, data_path=data, ckpt_model=folder, num_beams=NUM_ITEMS)
+    _, _, catalogue = check(config)
+    order = sorted([2, 5, 9], key=lambda item: (-catalogue.popularity[item], item))
+    assert len(set(catalogue.popularity[order])) > 1
+    for filtering, expected in ((False, order), (True, [item for item in order if item != order[0]])):
+        recommender = Recommender(replace(config, filter_history=filtering), catalogue, torch.device("cpu"))
+        ranked = recommender.rank(load_task("seqrec").templates[0], [np.array([order[0], 1])], [0])
+        items = ranked.items[0].tolist()
+        place = items.index(expected[0])
+        assert items[place : place + len(expected)] == expected
+        assert len(set(ranked.scores[0, place : place + len(expected)])) == 1
+        assert sorted(item for item in items if item >= 0) == sorted(
+            set(range(NUM_ITEMS)) - ({order[0], 1} if filtering else set())
+        )
+        assert (np.diff(ranked.scores[0, : len(set(items) - {-1})]) <= 0).all()
+
+
+# ---- errors come before the model ------------------------------------------------------------------------------------
+FAULTS = [
+    ({"num_beams": 5}, "hit@10"),
+    ({"metrics": ("hits@3",)}, "hits@3"),
+    ({"test_task": "index2item"}, "'index2item' is not ranked here: choose from seqrec, "),
+    ({"test_task": "seqrek"}, "'seqrek' is not ranked here"),
+    ({"test_prompt_ids": "0,99"}, "--test_prompt_ids 0,99: seqrec asks for items in wordings 0 to"),
+    ({"test_prompt_ids": "-1"}, "--test_prompt_ids -1"),
+    ({"test_prompt_ids": "0,0"}, "--test_prompt_ids 0,0"),
+    ({"test_prompt_ids": "x"}, "--test_prompt_ids 'x': numbers with commas, or all"),
+    ({"filter_items": False}, "--filter_items False"),
+    ({"num_beams": 0, "metrics": ()}, "at least 1"),
+    ({"test_batch_size": 0}, "at least 1"),
+    ({"dataset": "Gone"}, "there is no dataset folder"),
+    ({"index_file": ".index_gone.json"}, "was not found. Tried"),
+    ({"image_path": "gone", "test_task": "mmseqrec"}, "mmseqrec shows pictures, and .*gone has none"),
+]
+
+
+@pytest.mark.parametrize(("changes", "fault"), FAULTS, ids=[f"{fault[:20]}-{n}" for n, (_, fault) in enumerate(FAULTS)])
+def test_faults_are_found_before_the_model(tmp_path, monkeypatch, changes, fault):
+    def refuse(*_, **__):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(core, "load_finetuned", refuse)
+    with pytest.raises((ValueError, FileNotFoundError), match=fault):
+        evaluate(config_for(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_index_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(core, "load_finetuned", None)
+    data = toy_copy(tmp_path)
+    path = index_path(dataset_paths(data, NAME), "simple")
+    before = file_hash(path)
+    swapped = codes()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    save_sid_index(path, SidIndex(np.arange(NUM_ITEMS), swapped, ("a", "b", "c"), CODEBOOK_SIZES), {})
+    assert file_hash(path) != before
+    with pytest.raises(ValueError, match=r"was trained with another SID index than .*Toy\.index_simple\.json"):
+        evaluate(config_for(tmp_path, data_path=data))
+
+
+# ---- entries ---------------------------------------------------------------------------------------------------------
+def test_flags_become_the_config():
+    needed = ["--dataset", "D", "--index_file", "i", "--ckpt_path", "c"]
+    assert config_from(build_parser("").parse_args(needed)) == EvaluateConfig("D", "i", Path("c"))
+
+
+def test_cases_are_shown(capsys):
+    case.main(
+        [
+            *("--dataset", NAME, "--data_path", str(toy_path()), "--index_file", INDEX_FILE, "--device", "cpu"),
+            *("--ckpt_model", str(checkpoint()), "--sample_num", "3", "--num_beams", str(NUM_ITEMS)),
+        ]
+    )
+    shown = capsys.readouterr().out
+    assert shown.count("=== user u") == 3
+    assert shown.count("  target  ") == 3
+    assert shown.count("(rank ") == 3  # all items are ranked, so the target is among them
