@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from src.prompt import PromptBuilder, Sample
+from src.prompt import PromptBuilder, Sample, View
 from src.tasks.catalogue import Split
 from src.tasks.task import Task, Template
 
@@ -28,6 +28,7 @@ class TaskDataset(Dataset):
         holdout: bool = False,
         prompt_ids: Sequence[int] | None = None,
         learn_prompt: bool = False,
+        image_augment: float = 0.0,
     ):
         """
         Args:
@@ -36,10 +37,12 @@ class TaskDataset(Dataset):
             share_prefix: all targets of a user in one sample where the wording allows it; an example is then a user.
             holdout: item tasks leave out the items that validate and test.
             prompt_ids: wordings to choose from; None: all.
+            image_augment: each epoch shows pictures moved and zoomed by up to this share of their size.
             learn_prompt: the tokens of the prompt are learnt too, placeholders of pictures excepted.
         """
         self.task, self.builder, self.task_id, self.seed = task, builder, task_id, seed
         self.prompts_per_example, self.learn_prompt = prompts_per_example, learn_prompt
+        self.image_augment = image_augment
         self.templates: tuple[Template, ...] = tuple(
             task.templates if prompt_ids is None else (task.templates[i] for i in prompt_ids)
         )
@@ -89,16 +92,19 @@ class TaskDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         example, draw = divmod(index, self.prompts_per_example)
-        sample = self._sample(self.wording(example, draw), *(int(value) for value in self.examples[example]))
+        view = None
+        if self.image_augment:
+            view = View(self.image_augment, f"{self.seed}/{self.epoch}/{self.task.name}/{example}/{draw}")
+        sample = self._sample(self.wording(example, draw), view, *(int(value) for value in self.examples[example]))
         return self.builder.learn_everything(sample) if self.learn_prompt else sample
 
-    def _sample(self, template: Template, first: int, second: int, third: int) -> Sample:
+    def _sample(self, template: Template, view: View | None, first: int, second: int, third: int) -> Sample:
         catalogue = self.builder.catalogue
         if self.task.kind == "item":
-            return self.builder.sample(template, (), first, self.task_id)
+            return self.builder.sample(template, (), first, self.task_id, view)
         if second == third:
             history = catalogue.history(first, second)
-            return self.builder.sample(template, history, catalogue.target(first, second), self.task_id)
+            return self.builder.sample(template, history, catalogue.target(first, second), self.task_id, view)
         return self.builder.shared_sample(template, catalogue.history(first, third + 1), second, self.task_id)
 
 

@@ -4,6 +4,7 @@ A wording is rendered through the model's own chat template and cut at its slots
 every item are tokenised once. A sample is then put together from ids.
 """
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 
-from src.common.images import open_image
+from src.common.images import open_image, random_view
 from src.common.log import logger
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import ITEM_TEXTS, SLOT, Template
@@ -55,6 +57,13 @@ class Slot(NamedTuple):
     space: bool  # whether its words begin with the space that stands before it
 
 
+class View(NamedTuple):
+    """A random view of pictures: how much they may move and zoom, and what it is drawn from."""
+
+    amount: float
+    key: str
+
+
 class ImageBlock(NamedTuple):
     ids: np.ndarray  # placeholder tokens, with what surrounds them
     inputs: dict[str, np.ndarray]  # pixel_values and the like
@@ -87,7 +96,7 @@ class PromptBuilder:
         self._texts: dict[tuple[str, bool], list[np.ndarray]] = {}
         self._templates: dict[tuple[Template, bool], tuple[list, list]] = {}
         self._numbers: dict[str, np.ndarray] = {}
-        self._numbers: dict[int, np.ndarray] = {}
+        self._numbers: dict[str, np.ndarray] = {}
         self._images: dict[int, ImageBlock] = {}
         self._image_bytes = 0
 
@@ -204,24 +213,28 @@ class PromptBuilder:
     def has_image(self, item: int) -> bool:
         return int(item) in self.catalogue.image_files
 
-    def image(self, item: int) -> ImageBlock:
-        """The picture of an item as the model takes it; kept in memory as far as IMAGE_CACHE_BYTES go."""
+    def image(self, item: int, view: View | None = None) -> ImageBlock:
+        """The picture of an item as the model takes it, or a random view of it.
+
+        Whole pictures are kept in memory as far as IMAGE_CACHE_BYTES go.
+        """
         item = int(item)
-        if item not in self._images:
+        if view is not None:
             picture = open_image(self.catalogue.image_files[item])
-            made = dict(self.processor(text=[self._image_text], images=[picture], return_tensors="np"))
-            ids = np.asarray(made.pop("input_ids")[0], np.int64)
-            inputs = {
-                name: np.asarray(value)
-                for name, value in made.items()
-                if name not in ("attention_mask", "mm_token_type_ids", "token_type_ids")
-            }
-            block = ImageBlock(ids, inputs)
-            self._image_bytes += sum(value.nbytes for value in inputs.values())
+            return self._image_block(random_view(picture, view.amount, random.Random(f"{view.key}/{item}")))
+        if item not in self._images:
+            block = self._image_block(open_image(self.catalogue.image_files[item]))
+            self._image_bytes += sum(value.nbytes for value in block.inputs.values())
             if self._image_bytes > IMAGE_CACHE_BYTES:
                 return block
             self._images[item] = block
         return self._images[item]
+
+    def _image_block(self, picture: Image) -> ImageBlock:
+        made = dict(self.processor(text=[self._image_text], images=[picture], return_tensors="np"))
+        ids = np.asarray(made.pop("input_ids")[0], np.int64)
+        text_only = ("attention_mask", "mm_token_type_ids", "token_type_ids")
+        return ImageBlock(ids, {name: np.asarray(value) for name, value in made.items() if name not in text_only})
 
     # ---- assembly ----------------------------------------------------------------------------------------------------
     def _history_parts(self, slot: Slot, history: Sequence[int]) -> list[np.ndarray]:
@@ -242,12 +255,14 @@ class PromptBuilder:
     def _bare_separator(self) -> np.ndarray:
         return self._tokenize(self.settings.his_sep[:-1])
 
-    def _number(self, number: int) -> np.ndarray:
-        if number not in self._numbers:
-            self._numbers[number] = self._tokenize(f"{number}. ")
-        return self._numbers[number]
+    def _number(self, text: str) -> np.ndarray:
+        if text not in self._numbers:
+            self._numbers[text] = self._tokenize(text)
+        return self._numbers[text]
 
-    def _fill(self, pieces: list, history: Sequence[int], item: int) -> tuple[list[np.ndarray], list[dict]]:
+    def _fill(
+        self, pieces: list, history: Sequence[int], item: int, view: View | None = None
+    ) -> tuple[list[np.ndarray], list[dict]]:
         """Token ids of each piece with its slot filled, and the pictures in their order."""
         filled: list[np.ndarray] = []
         images: list[dict] = []
@@ -260,7 +275,7 @@ class PromptBuilder:
                 filled.append(np.concatenate(self._history_parts(piece, history)))
             elif piece.name in ("image", "history_images"):
                 shown = [item] if piece.name == "image" else self._pictured(history)
-                blocks = [self.image(i) for i in shown]
+                blocks = [self.image(i, view) for i in shown]
                 filled.append(np.concatenate([np.empty(0, np.int64), *(block.ids for block in blocks)]))
                 images += [block.inputs for block in blocks]
             else:
@@ -282,7 +297,7 @@ class PromptBuilder:
         return np.concatenate([*self._fill(pieces, history, item)[0], [self.end_token]])
 
     def prompt_ids(
-        self, template: Template, history: Sequence[int], item: int, reserve: int = 0
+        self, template: Template, history: Sequence[int], item: int, reserve: int = 0, view: View | None = None
     ) -> tuple[np.ndarray, list[dict]]:
         """Token ids of a prompt and its pictures.
 
@@ -298,7 +313,7 @@ class PromptBuilder:
         room = self.settings.model_max_length - reserve
         while True:
             pieces, _ = self.pieces_of(template, self._wants_image(template, history, item))
-            filled, images = self._fill(pieces, history, item)
+            filled, images = self._fill(pieces, history, item, view)
             excess = sum(map(len, filled)) - room
             if excess <= 0:
                 return np.concatenate(filled), images
@@ -346,10 +361,12 @@ class PromptBuilder:
             token = self.tokenizer.convert_tokens_to_ids(self.processor.image_token)
         return int(token)
 
-    def sample(self, template: Template, history: Sequence[int], item: int, task: int = 0) -> Sample:
+    def sample(
+        self, template: Template, history: Sequence[int], item: int, task: int = 0, view: View | None = None
+    ) -> Sample:
         """A training sample: prompt, answer and the end of the turn, of which answer and end are learnt."""
         answer = self.answer_ids(template, history, item)
-        prompt, images = self.prompt_ids(template, history, item, reserve=len(answer))
+        prompt, images = self.prompt_ids(template, history, item, len(answer), view)
         ids = np.concatenate([prompt, answer[:-1]])
         zeros = np.zeros(len(ids), np.int64)
         predict = np.arange(len(prompt) - 1, len(ids))

@@ -1,5 +1,6 @@
 """Opening pictures safely: RGB, decoded in full, no decompression bombs."""
 
+import random
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +36,18 @@ def open_image(path: str | Path) -> Image.Image:
         raise ValueError(
             f"{path} does not decode as an image ({error}). Replace or delete it, or pass --skip_bad_images"
         ) from error
+
+
+def random_view(image: Image.Image, amount: float, rng: random.Random) -> Image.Image:
+    """The picture moved by up to `amount` of its sides and zoomed by up to as much, on the colour of its corner."""
+    zoom = 1 + amount * rng.uniform(-1, 1)
+    matrix = []
+    for axis, side in enumerate(image.size):
+        offset = side / 2 - (side / 2 + amount * rng.uniform(-1, 1) * side) / zoom
+        matrix += [0 if axis else 1 / zoom, 1 / zoom if axis else 0, offset]
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=image.getpixel((0, 0))
+    )
 
 
 def undecodable(paths: Iterable[Path]) -> dict[Path, str]:

@@ -22,6 +22,7 @@ class FinetuneConfig:
     data_path: Path = Path("data")
     image_path: str = "images"
     skip_bad_images: bool = False
+    image_augment: float = 0.0
     tasks: tuple[str, ...] = ("seqrec",)
     train_prompt_sample_num: tuple[int, ...] = ()
     train_data_sample_num: tuple[int, ...] = ()
@@ -93,6 +94,12 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     group.add_argument("--index_file", required=True, help="SID index: a path, or a suffix such as .index_qwen7B.json")
     group.add_argument("--image_path", default=d.image_path, help="folder of pictures inside the dataset's folder")
     add_switch(group, "--skip_bad_images", help="go on without pictures that do not decode")
+    group.add_argument(
+        "--image_augment",
+        type=float,
+        default=d.image_augment,
+        help="move and zoom training pictures by up to this share",
+    )
     group.add_argument("--tasks", type=name_list, default=list(d.tasks), help="comma-separated, e.g. seqrec,item2index")
     group.add_argument(
         "--train_prompt_sample_num", type=number_list(), default=[], help="wordings a sample and epoch, a number a task"

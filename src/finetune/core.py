@@ -127,6 +127,8 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], Catalogue
             )
     if not 0 < config.ratio_dataset <= 1:
         raise ValueError(f"--ratio_dataset {config.ratio_dataset} is a share of the training users, over 0 and up to 1")
+    if not 0 <= config.image_augment < 1:
+        raise ValueError(f"--image_augment {config.image_augment} is a share of a picture's size, from 0 and below 1")
     if config.share_prefix and not config.only_train_response:
         raise ValueError("--share_prefix learns answers only: leave out --only_train_response False")
     if config.use_lora and config.freeze != "none":
@@ -237,7 +239,8 @@ def make_datasets(
             TaskDataset(
                 task, builder, "train", prompts_per_example=prompts,
                 max_examples=min(cap or DEBUG_SAMPLES, DEBUG_SAMPLES) if config.debug else cap,
-                user_ratio=config.ratio_dataset, share_prefix=config.share_prefix, **common,
+                user_ratio=config.ratio_dataset, share_prefix=config.share_prefix,
+                image_augment=config.image_augment, **common,
             )
         )  # fmt: skip
         valid_parts.append(
