@@ -83,10 +83,9 @@ class Stages:
             print(f"{title}: done before, in {before['seconds']:.0f} s", flush=True)
             return
         print(f"{title} ...", flush=True)
-        spent = before.get("spent", 0.0) if before and before["key"] == self.key else 0.0
         started = time.time()
         work()
-        self.seconds[name] = round(time.time() - started + spent, 1)
+        self.seconds[name] = round(time.time() - started, 1)
         made = [str(path) for path in outputs()]
         if missing := [path for path in made if not Path(path).exists()]:
             raise RuntimeError(f"the stage {name} ended without {missing[0]}")
@@ -146,7 +145,8 @@ def num_ranks() -> int:
     """One process a GPU, or a core; a power of two up to 8."""
     import torch
 
-    most = torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = torch.cuda.device_count() or cores
     return max(n for n in (1, 2, 4, 8) if n <= max(1, most))
 
 
@@ -157,7 +157,8 @@ def torchrun(module: str, *flags: Any) -> None:
     print("  " + " ".join(command[3:]), flush=True)
 
     def die_with_parent() -> None:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}, preexec_fn=die_with_parent
@@ -368,7 +369,7 @@ def main(argv: list[str] | None = None) -> None:
     os.chdir(Path(__file__).resolve().parents[1])
     try:
         quickstart(args)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:  # bad input, a full disk
         raise SystemExit(f"error: {error}") from error
 
 

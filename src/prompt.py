@@ -96,7 +96,6 @@ class PromptBuilder:
         self._texts: dict[tuple[str, bool], list[np.ndarray]] = {}
         self._templates: dict[tuple[Template, bool], tuple[list, list]] = {}
         self._numbers: dict[str, np.ndarray] = {}
-        self._numbers: dict[str, np.ndarray] = {}
         self._images: dict[int, ImageBlock] = {}
         self._image_bytes = 0
 

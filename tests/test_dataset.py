@@ -105,6 +105,27 @@ def test_holdout_items_never_train(builder):
     assert len(targets(TaskDataset(ITEMS, builder, "train"))) == NUM_ITEMS
 
 
+def test_random_views_are_of_seed_epoch_and_example_and_only_move_pixels():
+    builder = toy_builder(shared_model("qwen2_vl"))
+    task = load_task("mmitem2index")
+    plain = TaskDataset(task, builder, "train")
+    first, twin = (TaskDataset(task, builder, "train", image_augment=0.2) for _ in range(2))
+
+    def pixels(sample):
+        return sample.images[0]["pixel_values"]
+
+    for number in (5, 0, 1):
+        np.testing.assert_array_equal(first[number].ids, plain[number].ids)
+        np.testing.assert_array_equal(first[number].positions, plain[number].positions)
+        np.testing.assert_array_equal(pixels(first[number]), pixels(twin[number]))
+        assert pixels(first[number]).shape == pixels(plain[number]).shape
+        assert not np.array_equal(pixels(first[number]), pixels(plain[number]))
+    before = pixels(first[0])
+    first.epoch = 1
+    assert not np.array_equal(pixels(first[0]), before)
+    np.testing.assert_array_equal(pixels(plain[0]), builder.image(0).inputs["pixel_values"])  # the cache is clean
+
+
 @pytest.mark.parametrize("window", [0, 3, 20])
 def test_shared_examples_hold_every_target_once(window):
     builder = toy_builder(shared_model("qwen2"), max_his_len=window)

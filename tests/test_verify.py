@@ -52,8 +52,8 @@ def test_blind_model_is_seen_to_be_blind(tmp_path, monkeypatch):
 
     image = PromptBuilder.image
 
-    def grey(self, item):
-        block = image(self, item)
+    def grey(self, *args):
+        block = image(self, *args)
         inputs = {name: np.zeros_like(v) if name == "pixel_values" else v for name, v in block.inputs.items()}
         return block._replace(inputs=inputs)
 

@@ -281,6 +281,7 @@ FAULTS = [
     ({"valid_prompt_id": 99}, "--valid_prompt_id 99: seqrec has wordings 0 to"),
     ({"ratio_dataset": 0.0}, "--ratio_dataset 0.0 is a share"),
     ({"ratio_dataset": 1.5}, "--ratio_dataset 1.5 is a share"),
+    ({"image_augment": 1.0}, "--image_augment 1.0 is a share"),
     ({"share_prefix": True, "only_train_response": False}, "--share_prefix learns answers only"),
     ({"use_lora": True, "freeze": "visual"}, "--freeze is for full fine-tuning"),
     ({"deepspeed": "config/gone.json"}, r"--deepspeed config/gone\.json does not exist"),

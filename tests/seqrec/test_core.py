@@ -203,18 +203,24 @@ def test_parts_of_another_run_are_not_taken(tmp_path, whole):
 
 
 def test_each_rank_asks_its_share(tmp_path, whole, monkeypatch):
-    """Both ranks one after the other in this process: the same lists as one rank's."""
-    config = config_for(tmp_path / "two")
-    ask_some(config, lambda batches: [])  # rank 0 opens the folder
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for name in ("init_process_group", "barrier"):
-        monkeypatch.setattr(core, name, lambda *_: None)
-    monkeypatch.setenv("RANK", "1")
-    ask_some(config, lambda batches: batches)
-    assert len(list((tmp_path / "two" / "results.predictions.parts").glob("0-*.npz"))) == 1
-    monkeypatch.setenv("RANK", "0")
-    evaluate(config)
-    assert_equal_predictions(config, whole)
+    """Two ranks, one after the other in this process: together they give one rank's lists, each once."""
+    monkeypatch.setattr(core, "barrier", lambda: None)
+    expected = predictions_of(whole)[0]
+    asked = []
+    for rank in ("0", "1"):
+        config = config_for(tmp_path / rank)
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        ask_some(config, lambda batches: [])  # opens the folder, as rank 0 does
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        ask_some(config, lambda batches: batches)
+        for samples, ranked in Parts(config, toy_catalogue()).done(0):
+            np.testing.assert_array_equal(ranked.items, expected.ranked[samples])
+            np.testing.assert_allclose(ranked.scores, expected.scores[samples], atol=1e-5)
+            asked += samples.tolist()
+        monkeypatch.setenv("RANK", "0")
+        assert len(asked) == (24 if rank == "0" else 48)
+    assert sorted(asked) == list(range(48))
 
 
 def test_failure_keeps_what_was_done_and_writes_no_results(tmp_path, monkeypatch):
