@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.collate import PromptCollator, TrainingCollator, pack
@@ -182,6 +182,7 @@ def test_pictures_of_unequal_crops_are_filled_up():
 
 
 # ---- pack ------------------------------------------------------------------------------------------------------------
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 60))
 def test_pack(lengths, row_length):
     rows = pack(lengths, row_length)
