@@ -44,7 +44,7 @@ class Plan:
     global_batch: int = 16  # users or items; many small steps learn more in a minute than few large ones
     epochs: float = 6
     item_share: float = 0.15  # item2index samples for each user and epoch ...
-    image_share: float = 0.45  # ... and mmitem2index samples
+    image_share: float = 0.8  # ... and mmitem2index samples
     learning_rate: float = 1e-3
     max_valid_samples: int = 1000
 
@@ -262,7 +262,7 @@ def quickstart(args: argparse.Namespace) -> Path:
         "--dataset", name, "--index_file", index_file, "--tasks", ",".join(tasks), "--share_prefix",
         "--train_prompt_sample_num", ",".join(map(str, tasks.values())), "--epochs", plan.epochs,
         "--per_device_batch_size", plan.global_batch // ranks, "--learning_rate", plan.learning_rate,
-        "--adam_beta2", 0.95, "--warmup_ratio", 0.05, "--his_sep", ",", "--logging_step", 50, "--image_augment", 0.15,
+        "--adam_beta2", 0.95, "--warmup_ratio", 0.05, "--his_sep", ",", "--logging_step", 50, "--image_augment", 0.12,
         "--max_valid_samples", plan.max_valid_samples, "--seed", args.seed,
     ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from src.common.sid import SidIndex
 from src.processors import load_processor
 
 TOKEN_META = "token_meta.json"
+ATTENTION = "sdpa"  # takes our boolean masks of any shape; eager attention would add them to the scores as numbers
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -79,7 +80,7 @@ def family_of(model_type: str, vision: bool, entry: str) -> Family:
     return family
 
 
-def load_model(path: str | Path, dtype: torch.dtype, attention: str = "sdpa", model_type: str | None = None) -> Loaded:
+def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = None) -> Loaded:
     """A model with its tokenizer and processor.
 
     Args:
@@ -87,17 +88,18 @@ def load_model(path: str | Path, dtype: torch.dtype, attention: str = "sdpa", mo
         model_type: the family that it must be of; None: any.
 
     Raises:
-        FileNotFoundError: `path` looks like a folder and is not there.
+        FileNotFoundError: `path` is no folder with a model, and the hub does not give one either.
         ValueError: it is of another family than `model_type` says, or of none that GRec knows.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    if not Path(path).exists() and str(path).count("/") != 1:
+    try:
+        config_type = AutoConfig.from_pretrained(path).model_type
+    except OSError as error:
         raise FileNotFoundError(
-            f"there is no model at {path}. Give a folder with weights, or make a tiny one with"
-            " python3 scripts/make_tiny_model.py"
-        )
-    config_type = AutoConfig.from_pretrained(path).model_type
+            f"there is no model at {path}, neither as a folder nor on a hub that can be reached ({error!s:.200})."
+            f" Give a folder with weights, or make a tiny model with python3 scripts/make_tiny_model.py"
+        ) from error
     fitting = [name for name, family in FAMILIES.items() if config_type in family.config_types]
     if not fitting or (model_type is not None and model_type not in fitting):
         raise ValueError(
@@ -110,7 +112,7 @@ def load_model(path: str | Path, dtype: torch.dtype, attention: str = "sdpa", mo
         )
     family = FAMILIES[fitting[0]]
     auto = AutoModelForImageTextToText if family.vision else AutoModelForCausalLM
-    model = auto.from_pretrained(path, dtype=dtype, attn_implementation=attention)
+    model = auto.from_pretrained(path, dtype=dtype, attn_implementation=ATTENTION)
     processor = load_processor(path)
     tokenizer = processor.tokenizer if family.vision else processor
     if tokenizer.pad_token_id is None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from src.common import artifacts
 from src.common.artifacts import write_json
 from src.common.distributed import finish, init_process_group, is_main, resolve_device, world_size
 from src.common.images import undecodable
@@ -89,13 +88,21 @@ def finetune(config: FinetuneConfig) -> Path:
     if is_main():
         write_json(config.output_dir / "run.json", record, indent=2)
 
-    trainer = train(config, loaded, builder, train_parts, valid_parts, device)
-    save(config, trainer, loaded, token_meta(catalogue.sid_index, base_vocab))
+    meta = token_meta(catalogue.sid_index, base_vocab)
+
+    def complete(folder: Path) -> None:
+        """What a folder needs beside the weights to be evaluated."""
+        (loaded.processor or loaded.tokenizer).save_pretrained(folder)
+        write_json(folder / TOKEN_META, meta)
+        write_json(folder / "run.json", record, indent=2)
+
+    trainer = train(config, loaded, train_parts, valid_parts, device, complete)
+    save(config, trainer)
     if is_main():
         record["seconds"] = round(time.time() - started, 1)
         record["best_eval_loss"] = trainer.state.best_metric
         record["steps"] = trainer.state.global_step
-        write_json(config.output_dir / "run.json", record, indent=2)
+        complete(config.output_dir)
     logger.info(
         "fine-tuned model in %s after %.0f s; curve in trainer_log.jsonl", config.output_dir, time.time() - started
     )
@@ -257,12 +264,18 @@ def make_datasets(
     return train_parts, valid_parts
 
 
-def train(config, loaded, builder, train_parts, valid_parts, device):
-    """Runs the Trainer to its end, from a checkpoint if asked."""
+def train(config, loaded, train_parts, valid_parts, device, complete):
+    """Runs the Trainer to its end, from a checkpoint if asked; `complete(folder)` adds what a checkpoint needs."""
     from transformers import TrainingArguments
 
     from src.collate import TrainingCollator
-    from src.finetune.trainer import AnswerTrainer, EpochCallback, LogCallback, newest_whole_checkpoint
+    from src.finetune.trainer import (
+        AnswerTrainer,
+        CheckpointCallback,
+        EpochCallback,
+        LogCallback,
+        newest_whole_checkpoint,
+    )
 
     strategy = config.save_and_eval_strategy
     vision_trains = loaded.family.vision and not config.use_lora and config.freeze not in ("visual", "all")
@@ -314,7 +327,11 @@ def train(config, loaded, builder, train_parts, valid_parts, device):
         eval_dataset=valid_parts[0] if strategy != "no" else None,
         valid_parts=valid_parts,
         data_collator=collator,
-        callbacks=[EpochCallback(mixture), LogCallback(config.output_dir / "trainer_log.jsonl")],
+        callbacks=[
+            EpochCallback(mixture),
+            CheckpointCallback(complete),
+            LogCallback(config.output_dir / "trainer_log.jsonl"),
+        ],
     )
     resume = config.resume_from_checkpoint
     if resume is not None and resume.lower() in RESUME_NEWEST:
@@ -324,14 +341,11 @@ def train(config, loaded, builder, train_parts, valid_parts, device):
     return trainer
 
 
-def save(config: FinetuneConfig, trainer, loaded: Loaded, meta: dict) -> None:
-    """The model (of LoRA: the adapter and the new rows), what turns text into ids, and token_meta.json."""
-    if config.use_lora:
-        state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if config.deepspeed else None
-        if is_main():
-            trainer.model.save_pretrained(config.output_dir, state_dict=state, save_embedding_layers=False)
-    else:
+def save(config: FinetuneConfig, trainer) -> None:
+    """The weights: the whole model, or with LoRA the adapter and the new rows."""
+    if not config.use_lora:
         trainer.save_model(str(config.output_dir))
+        return
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if config.deepspeed else None
     if is_main():
-        (loaded.processor or loaded.tokenizer).save_pretrained(config.output_dir)
-        artifacts.write_json(config.output_dir / TOKEN_META, meta)
+        trainer.model.save_pretrained(config.output_dir, state_dict=state, save_embedding_layers=False)

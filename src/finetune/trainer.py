@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,17 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **_):
         self.mixture.set_epoch(int(state.epoch or 0))
+
+
+class CheckpointCallback(TrainerCallback):
+    """Completes every checkpoint-N, so that it can be evaluated as the finished model can."""
+
+    def __init__(self, complete: Callable[[Path], None]):
+        self.complete = complete
+
+    def on_save(self, args, state, control, **_):
+        if is_main():
+            self.complete(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 class LogCallback(TrainerCallback):

@@ -16,7 +16,7 @@ from src.common.artifacts import atomic_path, file_hash, read_json, write_json
 from src.common.distributed import barrier, finish, init_process_group, is_main, resolve_device, shard, world_size
 from src.common.log import logger, setup_logging
 from src.common.record import plain
-from src.models import TOKEN_META, Loaded, load_finetuned
+from src.models import TOKEN_META, AnswerRows, Loaded, load_finetuned
 from src.prompt import PromptBuilder, PromptSettings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.metrics import parse_metrics
@@ -59,6 +59,7 @@ class Recommender:
         dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.loaded: Loaded = load_finetuned(config.ckpt_model, config.base_model, config.lora, dtype)
         self.loaded.model.to(device).eval()
+        self.answer_rows = AnswerRows(self.loaded.model)
         settings = training_settings(config)
         self.builder = PromptBuilder(
             catalogue, self.loaded.tokenizer, self.loaded.processor, settings, self.loaded.merge_size
@@ -123,7 +124,7 @@ class Recommender:
         batch = TrainingCollator(self.loaded.tokenizer.pad_token_id, self.loaded.family.mrope)(samples)
         batch = {name: value.to(self.device) for name, value in batch.items()}
         labels, rows, owner = batch.pop("labels"), batch.pop("predict"), batch.pop("task_ids")
-        logits = self.loaded.model(**batch, use_cache=False).logits[rows]
+        logits = self.answer_rows.logits(self.loaded.model, rows, **batch)
         losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         total = torch.zeros(len(samples), device=self.device).index_add_(0, owner, losses)
         return (total / torch.bincount(owner, minlength=len(samples))).cpu().numpy()

@@ -117,9 +117,11 @@ def test_checkpoints_hold_no_whole_embeddings(pictured_run, tmp_path):
 
 def test_fine_tuned_model_loads_and_is_the_best_checkpoint(pictured_run):
     config, folder = pictured_run
-    loaded = load_finetuned(folder, config.base_model, True, torch.float32)
-    assert loaded.tokenizer.convert_tokens_to_ids("<c_4>") == 600 + len(toy_index().all_tokens) - 1
-    assert len(loaded.model.get_input_embeddings().weight) == 600 + len(toy_index().all_tokens)
+    for place in (folder, folder / "checkpoint-24"):  # a checkpoint holds all that evaluating it needs
+        loaded = load_finetuned(place, config.base_model, True, torch.float32)
+        assert loaded.tokenizer.convert_tokens_to_ids("<c_4>") == 600 + len(toy_index().all_tokens) - 1
+        assert len(loaded.model.get_input_embeddings().weight) == 600 + len(toy_index().all_tokens)
+        assert json.loads((place / "run.json").read_text())["prompt_settings"]
     assert_equal_weights(folder, folder / "checkpoint-24")
 
 
