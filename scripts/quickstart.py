@@ -42,14 +42,17 @@ class Plan:
     rqvae_epochs: int = 400
     num_levels: int = 3
     global_batch: int = 16  # users or items; many small steps learn more in a minute than few large ones
-    epochs: float = 6
+    epochs: float = 5
     item_share: float = 0.15  # item2index samples for each user and epoch ...
-    image_share: float = 0.8  # ... and mmitem2index samples
+    image_share: float = 1.2  # ... and mmitem2index samples
     learning_rate: float = 1e-3
     max_valid_samples: int = 1000
 
 
-SMALL = Plan(demo_items=120, demo_users=1000, rqvae_epochs=200, epochs=8)
+SMALL = Plan(demo_items=120, demo_users=1000, rqvae_epochs=200, epochs=5)
+OWN_DATA = Plan(
+    epochs=6, image_share=0.4
+)  # real catalogues are larger: a picture is seen often enough with fewer views
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -172,8 +175,8 @@ def torchrun(module: str, *flags: Any) -> None:
 # ---- the way ---------------------------------------------------------------------------------------------------------
 def quickstart(args: argparse.Namespace) -> Path:
     started = time.time()
-    plan = SMALL if args.small else Plan()
     demo = args.data is None
+    plan = SMALL if args.small else Plan() if demo else OWN_DATA
     name = ("DemoSmall" if args.small else "Demo") if demo else link_dataset(args.data)
     results = Path("results") / name
     results.mkdir(parents=True, exist_ok=True)
@@ -262,7 +265,7 @@ def quickstart(args: argparse.Namespace) -> Path:
         "--dataset", name, "--index_file", index_file, "--tasks", ",".join(tasks), "--share_prefix",
         "--train_prompt_sample_num", ",".join(map(str, tasks.values())), "--epochs", plan.epochs,
         "--per_device_batch_size", plan.global_batch // ranks, "--learning_rate", plan.learning_rate,
-        "--adam_beta2", 0.95, "--warmup_ratio", 0.05, "--his_sep", ",", "--logging_step", 50, "--image_augment", 0.12,
+        "--adam_beta2", 0.95, "--warmup_ratio", 0.05, "--his_sep", ",", "--logging_step", 50, "--image_augment", 0.1,
         "--max_valid_samples", plan.max_valid_samples, "--seed", args.seed,
     ]  # fmt: skip
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from src.common.distributed import gather, is_main, shard, world_size
 from src.common.log import logger
 from src.dataset import Mixture, TaskDataset
-from src.models import AnswerRows
+from src.models import ATTENTION, AnswerRows
 
 
 class AnswerTrainer(Trainer):
@@ -35,6 +35,22 @@ class AnswerTrainer(Trainer):
         return [
             name for name in names if not any(part in name for part in ("embed_tokens", "lm_head", "trainable_tokens"))
         ]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._loads_whole_model:
+            load_weights(model or self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._loads_whole_model:
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    @property
+    def _loads_whole_model(self) -> bool:
+        return isinstance(self.model, PreTrainedModel) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
     def token_losses(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """(P,) cross-entropy of every answer token of a batch."""
@@ -73,6 +89,18 @@ class AnswerTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def load_weights(model: PreTrainedModel, folder: str) -> None:
+    """Puts the weights of a checkpoint into `model`; every one must be there.
+
+    The Trainer's own loading compares names in the file with names in the model. Vision-language models are saved under
+    other names than they have in memory, so it would load nothing and only warn: a resumed run would start from the
+    initial weights, and the best checkpoint would never come back.
+    """
+    dtype = next(model.parameters()).dtype
+    stored = type(model).from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION)
+    model.load_state_dict(stored.state_dict())
 
 
 class EpochCallback(TrainerCallback):
