@@ -132,6 +132,7 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], Catalogue
             raise ValueError(
                 f"--valid_prompt_id {config.valid_prompt_id}: {task.name} has wordings 0 to {len(task.templates) - 1}"
             )
+    check_choices(config)
     if not 0 < config.ratio_dataset <= 1:
         raise ValueError(f"--ratio_dataset {config.ratio_dataset} is a share of the training users, over 0 and up to 1")
     if not 0 <= config.image_augment < 1:
@@ -169,6 +170,20 @@ def check_splits(config: FinetuneConfig, tasks: list[Task], catalogue: Catalogue
             )
     if config.save_and_eval_strategy != "no" and not any(size(task, "valid") for task in tasks):
         raise ValueError(f"{config.dataset} has no validation sample: give --save_and_eval_strategy no")
+
+
+def check_choices(config: FinetuneConfig) -> None:
+    """Values of flags whose choices are those of transformers."""
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    for flag, value, choices in (
+        ("optim", config.optim, OptimizerNames),
+        ("lr_scheduler_type", config.lr_scheduler_type, SchedulerType),
+    ):
+        names = [choice.value for choice in choices]
+        if value not in names:
+            raise ValueError(f"unknown --{flag} {value!r}: choose from {', '.join(names)}")
 
 
 def check_images(catalogue: Catalogue, tasks: list[str], skip_bad: bool) -> Catalogue:

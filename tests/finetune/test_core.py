@@ -294,6 +294,8 @@ FAULTS = [
     ({"share_prefix": True, "only_train_response": False}, "--share_prefix learns answers only"),
     ({"use_lora": True, "freeze": "visual"}, "--freeze is for full fine-tuning"),
     ({"deepspeed": "config/gone.json"}, r"--deepspeed config/gone\.json does not exist"),
+    ({"optim": "adam"}, "unknown --optim 'adam'"),
+    ({"lr_scheduler_type": "cosinus"}, "unknown --lr_scheduler_type 'cosinus'"),
     ({"resume_from_checkpoint": "gone/checkpoint-3"}, "--resume_from_checkpoint gone/checkpoint-3 is no folder"),
     ({"dataset": "Gone"}, "there is no dataset folder"),
     ({"index_file": ".index_gone.json"}, r"--index_file \.index_gone\.json was not found\. Tried"),
