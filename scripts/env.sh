@@ -23,6 +23,7 @@ export PYTHON
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # spinning threads slow a busy machine down 16 times
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 export TRANSFORMERS_VERBOSITY="${TRANSFORMERS_VERBOSITY:-error}"
+export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}" # DDP warns that all parameters were used, in a run where not all always are
 export PYTHONUNBUFFERED="${PYTHONUNBUFFERED:-1}" # so that logs can be followed
 if [[ -z "${DS_ACCELERATOR:-}" ]] && ! nvidia-smi -L >/dev/null 2>&1; then
   export DS_ACCELERATOR=cpu

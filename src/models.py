@@ -1,6 +1,7 @@
 """The table of model families; loading, SID tokens, LoRA, saving. A new family is a row."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +81,15 @@ def family_of(model_type: str, vision: bool, entry: str) -> Family:
     return family
 
 
+def quiet_libraries() -> None:
+    """One voice: GRec's. Libraries speak of errors only, and draw no bars for what takes a moment."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
 def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = None) -> Loaded:
     """A model with its tokenizer and processor.
 
@@ -93,6 +103,7 @@ def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = No
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+    quiet_libraries()
     try:
         config_type = AutoConfig.from_pretrained(path).model_type
     except OSError as error:

@@ -55,10 +55,6 @@ def finetune(config: FinetuneConfig) -> Path:
     init_process_group(device)
     setup_logging(config.output_dir / "train.log")
     config, tasks, catalogue = check(config)
-
-    from src.finetune.trainer import quiet_libraries  # transformers: after the checks, so that a typo answers at once
-
-    quiet_libraries()
     seed_everything(config.seed)
     loaded, way, base_vocab = prepare_model(config, catalogue)
     builder = PromptBuilder(

@@ -1,7 +1,6 @@
 """The Hugging Face Trainer, with a loss on answers only, exact validation per task, and a log that survives."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -168,14 +167,3 @@ def _is_whole(folder: Path) -> bool:
     ranks = ["rng_state.pth"] if world_size() == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size())]
     sharded = any(folder.glob("global_step*"))  # DeepSpeed keeps its own optimizer files
     return all((folder / name).is_file() for name in [*ranks, *([] if sharded else ["optimizer.pt", "scheduler.pt"])])
-
-
-def quiet_libraries() -> None:
-    """One voice: GRec's. Libraries speak of errors only."""
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
