@@ -22,7 +22,11 @@ fingerprint() { cat constraints.txt requirements.txt pyproject.toml setup.sh | c
 
 case "${1:-}" in
   "" | --prefix) ;;
-  *) fail "unknown argument $1; this takes none, or --prefix" ;;
+  --help | -h)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' setup.sh
+    exit
+    ;;
+  *) fail "unknown argument $1; this takes none, --prefix or --help" ;;
 esac
 
 # ---- where ----

@@ -24,7 +24,7 @@ import numpy as np
 
 from data_process.demo_process import NUM_TASTES, Process, load_process
 from src.common.artifacts import dataset_paths, load_interactions, write_json
-from src.common.cli import new_parser
+from src.common.cli import new_parser, user_errors
 from src.common.record import run_record
 
 USERS_AT_ONCE = 500  # bounds the memory of (users, tastes, items) arrays
@@ -184,7 +184,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    oracle(OracleConfig(**vars(build_parser().parse_args(argv))))
+    args = build_parser().parse_args(argv)
+    with user_errors():
+        oracle(OracleConfig(**vars(args)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 
 from data_process.demo_process import FAMILIES, KINDS, Process, draw_users, make_process, save_process
 from src.common.artifacts import DatasetPaths, atomic_path, write_json
-from src.common.cli import new_parser
+from src.common.cli import new_parser, user_errors
 from src.common.record import plain
 
 IMAGE_SETS = ("images", "images_second")
@@ -221,8 +221,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = DemoConfig(**vars(build_parser().parse_args(argv)))
-    print(make_demo_data(config))
+    args = build_parser().parse_args(argv)
+    with user_errors():
+        print(make_demo_data(DemoConfig(**vars(args))))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from data_process.embedding_inputs import EmbeddingInputs, InputConfig, add_input_flags, load_inputs, name_of_inputs
 from data_process.embedding_parts import Parts
 from src.common.artifacts import save_embeddings
-from src.common.cli import add_device_flag, new_parser
+from src.common.cli import add_device_flag, new_parser, user_errors
 
 BATCHES_PER_PART = 32  # after which a rank saves: at most so much is lost
 LISTED_FAILURES = 20
@@ -185,13 +185,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = QwenConfig(**vars(build_parser().parse_args(argv)))
+    args = build_parser().parse_args(argv)
     from src.common import distributed  # imports torch: after parsing, so that --help and a typo answer at once
     from src.common.log import setup_logging
 
     setup_logging()
     try:
-        extract(config)
+        with user_errors():
+            extract(QwenConfig(**vars(args)))
     finally:
         distributed.finish()
 

@@ -16,7 +16,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 
 from data_process.embedding_inputs import InputConfig, add_input_flags, load_inputs
 from src.common.artifacts import save_embeddings
-from src.common.cli import new_parser
+from src.common.cli import new_parser, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +137,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = SimpleConfig(**vars(build_parser().parse_args(argv)))
+    args = build_parser().parse_args(argv)
     from src.common.log import setup_logging  # imports torch: after parsing, so that --help answers at once
 
     setup_logging()
-    extract(config)
+    with user_errors():
+        extract(SimpleConfig(**vars(args)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,27 @@
 # Sourced by the launchers scripts/*/*.sh and index/*.sh: how a long command is started.
 #   launch LOGFILE COMMAND [ARGUMENT...]
 # prints the command as it can be pasted and runs it in the background, where it outlives the terminal. The log's folder
-# is made; the process id lies beside the log, in the same name with .pid. From the environment:
+# is made; the process id lies beside the log, in the same name with .pid. Data that the command names must be there; one
+# that fails within two seconds has its log shown and its exit status returned. From the environment:
 #   DRY_RUN=1      only print the command
 #   FOREGROUND=1   wait; show the output as well as logging it; return the command's exit status
+# A launcher that is given --help prints its own header and the flags of its command, and runs nothing.
 # The python3 on PATH is used where it has torch, else the environment of scripts/env.sh.
 # shellcheck shell=bash
+
+WATCH_TENTHS=20 # how long a command that was started is watched, in tenths of a second
+TAIL_LINES=20   # of the log of a command that failed at once
+
+ask_help=""
+for argument in "$@"; do # those of the launcher that sources this
+  if [[ "$argument" == --help || "$argument" == -h ]]; then
+    ask_help=1
+    DRY_RUN=1 # launchers ask for nothing on the way to their command
+  fi
+done
+unset argument
+launcher="$0"
+[[ "$launcher" == /* ]] || launcher="${OLDPWD:-.}/$launcher" # launchers have changed to the repository root
 
 printable() { # the arguments as one line that a shell reads back as the same arguments
   local argument line=""
@@ -38,6 +54,47 @@ use_environment() {
   source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 }
 
+show_help() { # the header of the launcher, then the flags of the Python entry in its command
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$launcher"
+  local entry=()
+  while [[ $# -gt 0 && ${#entry[@]} == 0 ]]; do
+    case "$1" in
+      -m) entry=(-m "${2:-}") ;;
+      *.py) entry=("$1") ;;
+    esac
+    shift
+  done
+  if [[ ${#entry[@]} -gt 0 ]]; then
+    use_environment || return
+    echo
+    python3 "${entry[@]}" --help
+  fi
+}
+
+check_inputs() { # the data and the checkpoint that the command names must be there; the last of a flag counts
+  local data_path="" dataset="" checkpoint="" place
+  while [[ $# -gt 0 ]]; do
+    case "$1" in
+      --data_path) data_path="${2:-}" ;;
+      --data_path=*) data_path="${1#*=}" ;;
+      --dataset) dataset="${2:-}" ;;
+      --dataset=*) dataset="${1#*=}" ;;
+      --ckpt_model | --ckpt_path) checkpoint="${2:-}" ;;
+      --ckpt_model=* | --ckpt_path=*) checkpoint="${1#*=}" ;;
+    esac
+    shift
+  done
+  if [[ -n "$data_path" && "$data_path" != *.npy && -n "$dataset" ]]; then
+    data_path="$data_path/$dataset"
+  fi
+  for place in "$data_path" "$checkpoint"; do
+    if [[ -n "$place" && ! -e "$place" ]]; then
+      echo "$place does not exist: set the variables at the top of ${launcher#"$PWD"/}, there or in the environment" >&2
+      return 1
+    fi
+  done
+}
+
 launch() {
   if [[ $# -lt 2 ]]; then
     echo "usage: launch LOGFILE COMMAND [ARGUMENT...]" >&2
@@ -47,11 +104,16 @@ launch() {
   shift
   local pid_file="${log_file%.log}.pid"
 
+  if [[ -n "$ask_help" ]]; then
+    show_help "$@"
+    exit
+  fi
   printable "$@"
   if [[ -n "${DRY_RUN:-}" && "$DRY_RUN" != 0 ]]; then
     return 0
   fi
 
+  check_inputs "$@" || return
   use_environment || return
   mkdir -p "$(dirname "$log_file")" || return
   # The shell in between leaves its process id and becomes the command.
@@ -68,13 +130,27 @@ launch() {
   fi
 
   # `set -m` gives the command a process group of its own: one kill reaches whatever it starts.
-  local pid
-  pid="$(
-    set -m
-    nohup sh -c "$start" "$pid_file" "$@" >"$log_file" 2>&1 </dev/null &
-    echo $!
-  )" || return
+  local pid tenths=0 status=0
+  set -m
+  nohup sh -c "$start" "$pid_file" "$@" >"$log_file" 2>&1 </dev/null &
+  pid=$!
+  set +m
   echo "$pid" >"$pid_file" # the same number; it is there when launch returns
+  while [[ $tenths -lt $WATCH_TENTHS ]] && kill -0 "$pid" 2>/dev/null; do
+    sleep 0.1
+    tenths=$((tenths + 1))
+  done
+  if ! kill -0 "$pid" 2>/dev/null; then
+    wait "$pid" || status=$?
+    rm -f "$pid_file"
+    if [[ $status != 0 ]]; then
+      echo "it ended at once, with status $status. The end of its log, $log_file:" >&2
+      tail -n "$TAIL_LINES" "$log_file" >&2
+      return "$status"
+    fi
+    echo "done at once, log $log_file"
+    return
+  fi
   echo "process $pid, log $log_file"
   echo "  follow: $(printable tail -f "$log_file")"
   echo "  stop:   kill -- -$pid"

@@ -21,8 +21,9 @@ if (
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src.common.artifacts import read_json, write_json
-from src.common.cli import add_switch, new_parser
+from src.common.cli import add_switch, new_parser, user_errors
 from src.common.record import plain
+from src.tasks.task import OPTIONAL
 
 FAMILIES = (
     "qwen2_vl",
@@ -111,6 +112,7 @@ def corpus_texts(path: Path) -> Iterator[str]:
     templates = Path(__file__).resolve().parents[1] / "src" / "tasks" / "templates"
     for template in sorted(templates.glob("*.json")):
         for text in strings(json.loads(template.read_text(encoding="utf-8"))):
+            text = OPTIONAL.sub(r"\1", text)
             yield f"user\n{text}\nassistant\n"  # as a chat has it: its roles become one token each
 
 
@@ -154,8 +156,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = TinyModelConfig(**vars(build_parser().parse_args(argv)))
-    print(make_tiny_model(config))
+    args = build_parser().parse_args(argv)
+    with user_errors():
+        print(make_tiny_model(TinyModelConfig(**vars(args))))
 
 
 if __name__ == "__main__":

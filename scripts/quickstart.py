@@ -2,34 +2,47 @@
 
     bash scripts/quickstart.sh                 a demo dataset, drawn on the spot
     bash scripts/quickstart.sh --small         a smaller one, in little time
-    bash scripts/quickstart.sh --data DIR      your own dataset folder, which is only read
+    bash scripts/quickstart.sh --data DIR      your own dataset folder, named as its dataset
 
-Stopped and started again, it goes on where it was: a stage is done again only when its settings or inputs changed.
+Files in DIR are never changed. What is made goes to data/<name>/ (embeddings, SID index), models/, output/<name>/ and
+results/<name>/. The files of DIR are linked into data/<name>/, unless it is DIR: then what is made lies beside them.
+
+Each stage prints its command as it can be pasted. Stopped and started again, it goes on where it was: a stage is done
+again only when its settings or inputs changed.
 """
 
 import argparse
 import ctypes
 import fcntl
 import hashlib
+import importlib
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m scripts.quickstart` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src.common.artifacts import file_hash, read_json, write_json
-from src.common.cli import new_parser
+from src.common.cli import add_switch, new_parser, user_errors
+
+if TYPE_CHECKING:
+    from src.tasks.catalogue import Catalogue
 
 DATA = Path("data")
 EMBEDDING = "simple"
+SMALLEST_CODEBOOK = 16  # codewords, which k-means starts on as many items
+LEAST_PICTURES = 2  # so that they can be swapped
 BASELINES = {"popularity": "Popularity", "cooccurrence": "Co-transition", "itemknn": "Item-kNN"}
 
 
@@ -61,7 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--data", type=Path, help="dataset folder with <name>.inter.json, <name>.item.json, images/ ..."
     )
     parser.add_argument("--small", action="store_true", help="fewer items, users and steps")
-    parser.add_argument("--seed", type=int, default=42)
+    add_switch(parser, "--skip_bad_images", help="go on without pictures that do not decode")
+    parser.add_argument("--seed", type=int, default=42, help="seed of data, models and training")
     return parser
 
 
@@ -97,33 +111,89 @@ class Stages:
         print(f"{title}: {self.seconds[name]:.0f} s", flush=True)
 
 
+def find_dataset(folder: Path) -> Path:
+    """The folder itself, once it looks like that of a dataset.
+
+    Raises:
+        FileNotFoundError: it lacks its interactions or items.
+    """
+    for suffix in ("inter.json", "item.json"):
+        if not (folder / f"{folder.name}.{suffix}").is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {folder.name}.{suffix}: --data is a folder named as its dataset (docs/data_format.md)"
+            )
+    return folder
+
+
+def check_size(catalogue: "Catalogue") -> None:
+    """Refuses what only a later stage would notice.
+
+    Raises:
+        ValueError: too few items for codebooks, or no user long enough to train or to test on.
+    """
+    if len(catalogue.item_ids) < SMALLEST_CODEBOOK:
+        raise ValueError(
+            f"{catalogue.paths.file('item.json')} holds {len(catalogue.item_ids)} items, fewer than the"
+            f" {SMALLEST_CODEBOOK} codewords of a level. Add items, or take the stages one by one (README.md)"
+        )
+    for split, least in (("test", 3), ("train", 4)):
+        if not len(catalogue.next_item_targets(split).users):
+            given = catalogue.paths.file("split.json")
+            cause = f"with {given.name} beside it" if given.is_file() else f"no user has {least} items or more"
+            raise ValueError(
+                f"{catalogue.paths.file('inter.json')} gives no {split} sample: {cause}. Of each user the last item"
+                " tests and the one before it validates; training needs two more. Add longer histories"
+            )
+
+
+def has_pictures(catalogue: "Catalogue", skip_bad_images: bool) -> bool:
+    """Whether there is a picture to learn from; says what the dataset holds."""
+    from src.common.images import undecodable
+
+    files = catalogue.image_files
+    good = (path for path in files.values() if not (skip_bad_images and undecodable([path])))
+    found = len(list(islice(good, LEAST_PICTURES)))
+    pictures = f"{len(files):,} pictures"
+    if found < LEAST_PICTURES:
+        pictures = f"{'only one picture' if found else 'no picture'}{' that decodes' if skip_bad_images else ''}"
+        pictures += f" (looked for in {catalogue.paths.folder / 'images'}): this run learns from texts only"
+    print(
+        f"  {catalogue.name}: {catalogue.num_users:,} users, {len(catalogue.item_ids):,} items,"
+        f" {len(catalogue.sequence):,} interactions, {pictures}", flush=True,
+    )  # fmt: skip
+    return found == LEAST_PICTURES
+
+
 def link_dataset(source: Path) -> str:
     """Makes data/<name>/ with links to the files of a dataset folder, so that what is made lies beside them.
 
     Raises:
-        FileNotFoundError, FileExistsError: the folder lacks its files, or data/<name> holds other files of that name.
+        FileExistsError: data/<name> holds other files of that name.
     """
-    source = source.resolve()
-    name = source.name
-    for suffix in ("inter.json", "item.json"):
-        if not (source / f"{name}.{suffix}").is_file():
-            raise FileNotFoundError(
-                f"{source} has no {name}.{suffix}: --data is a folder named as its dataset (docs/data_format.md)"
-            )
-    target = DATA / name
+    target = DATA / source.name
     if target.resolve() == source:
-        return name
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
+        return source.name
+    made_here = ("index", f"{source.name}.emb-{EMBEDDING}.npy", f"{source.name}.emb-{EMBEDDING}.ids.json")
+    paths = [path for path in source.iterdir() if path.name not in made_here]
+    for path in paths:
         link = target / path.name
-        if link.is_symlink():
-            if link.resolve() == path:
-                continue
-            link.unlink()
-        elif link.exists():
+        if link.exists() and not link.is_symlink():
             raise FileExistsError(f"{link} is in the way of {path}: move {target} aside")
-        link.symlink_to(path)
-    return name
+    target.mkdir(parents=True, exist_ok=True)
+    for link in target.iterdir():
+        if link.is_symlink():  # perhaps of another folder of this name
+            link.unlink()
+    for path in paths:
+        (target / path.name).symlink_to(path)
+    return source.name
+
+
+def forget_start(folder: Path, results: Path) -> None:
+    """Removes what a start leaves that failed before it made anything: links to the dataset, an empty record."""
+    if folder.is_dir() and all(path.is_symlink() for path in folder.iterdir()):
+        shutil.rmtree(folder)
+    if {path.name for path in results.iterdir()} <= {".lock", "quickstart.json"}:
+        shutil.rmtree(results)
 
 
 def data_state(folder: Path, name: str) -> dict[str, Any]:
@@ -138,7 +208,7 @@ def data_state(folder: Path, name: str) -> dict[str, Any]:
 
 def codebook_size(num_items: int) -> int:
     """Codewords of a level: two levels alone could name every item about eight times over."""
-    size = 16
+    size = SMALLEST_CODEBOOK
     while size * size < 8 * num_items:
         size *= 2
     return min(size, 256)
@@ -153,19 +223,34 @@ def num_ranks() -> int:
     return max(n for n in (1, 2, 4, 8) if n <= max(1, most))
 
 
+def print_command(*words: Any, **environment: str) -> list[str]:
+    """Prints `python WORDS` as a shell in this folder takes it, and gives it as a list."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    command = [str(python), *map(str, words)]
+    settings = [f"{name}={value} " for name, value in environment.items()]
+    print(f"  {''.join(settings)}{shlex.join(command)}", flush=True)
+    return command
+
+
+def run_here(module: str, *flags: Any) -> None:
+    """Runs an entry in this process: its command is printed, not started, which saves the time to import torch."""
+    words = print_command("-m", module, *flags)[3:]
+    importlib.import_module(module).main(words)
+
+
 def torchrun(module: str, *flags: Any) -> None:
-    """Runs a module on all ranks, one thread each on a CPU; ends with this process, however it ends."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks()}"]
-    command += ["-m", module, *map(str, flags)]
-    print("  " + " ".join(command[3:]), flush=True)
+    """Runs an entry on all ranks, one thread each on a CPU; ends with this process, however it ends."""
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks()}"]
+    command = print_command(*ranks, "-m", module, *flags, **environment)
 
     def die_with_parent() -> None:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}, preexec_fn=die_with_parent
-    )
+    done = subprocess.run(command, env={**os.environ, **environment}, preexec_fn=die_with_parent)
     if done.returncode:
         raise SystemExit(
             f"{module} failed with status {done.returncode}; its message stands above. Start again to go on"
@@ -174,11 +259,22 @@ def torchrun(module: str, *flags: Any) -> None:
 
 # ---- the way ---------------------------------------------------------------------------------------------------------
 def quickstart(args: argparse.Namespace) -> Path:
+    from src.common.artifacts import dataset_paths, index_path
+    from src.common.log import setup_logging
+    from src.tasks.catalogue import load_catalogue
+
     started = time.time()
+    setup_logging()
     demo = args.data is None
     plan = SMALL if args.small else Plan() if demo else OWN_DATA
-    name = ("DemoSmall" if args.small else "Demo") if demo else link_dataset(args.data)
-    results = Path("results") / name
+    if demo:
+        name = "DemoSmall" if args.small else "Demo"
+    else:  # all checks come before anything is written
+        source = find_dataset(args.data)
+        catalogue = load_catalogue(source.parent, source.name, image_path="images")
+        check_size(catalogue)
+        name = link_dataset(source)
+    results, folder = Path("results") / name, DATA / name
     results.mkdir(parents=True, exist_ok=True)
     lock = open(results / ".lock", "w")  # noqa: SIM115 held until this process ends
     try:
@@ -186,76 +282,57 @@ def quickstart(args: argparse.Namespace) -> Path:
     except BlockingIOError as error:
         raise SystemExit(f"another quickstart is at work on {name}: wait for it or stop it") from error
     stages = Stages(results, total=9)
-    folder = DATA / name
+
+    def stage(title: str, module: str, flags: list, outputs: list[Path]) -> None:
+        stages.run(title, [module, *map(str, flags)], lambda: outputs, lambda: run_here(module, *flags))
 
     if demo:
-        from data_process.make_demo_data import DemoConfig, make_demo_data
-
-        config = DemoConfig(dataset=name, items=plan.demo_items, users=plan.demo_users, seed=args.seed)
-        stages.run("demo data", asdict(config), lambda: [folder / f"{name}.inter.json"], lambda: make_demo_data(config))
+        flags = ["--dataset", name, "--items", plan.demo_items, "--users", plan.demo_users, "--seed", args.seed]
+        stage("demo data", "data_process.make_demo_data", flags, [folder / f"{name}.inter.json"])
+        catalogue = load_catalogue(DATA, name, image_path="images")
     else:
         stages.run("data", data_state(folder, name), lambda: [folder / f"{name}.inter.json"], lambda: None)
-    from src.common.log import setup_logging
-    from src.tasks.catalogue import load_catalogue
+    pictured = has_pictures(catalogue, args.skip_bad_images)
+    stages.total -= not pictured
+    skip = ["--skip_bad_images"] if args.skip_bad_images and pictured else []
 
-    setup_logging()
-    catalogue = load_catalogue(DATA, name, image_path="images")
-    pictured = len(catalogue.image_files)
-    print(
-        f"  {name}: {catalogue.num_users:,} users, {len(catalogue.item_ids):,} items,"
-        f" {len(catalogue.sequence):,} interactions, {pictured:,} pictures", flush=True,
-    )  # fmt: skip
-    if not pictured:
-        print(f"  {name} has no pictures: going on with its texts only", flush=True)
+    embeddings = folder / f"{name}.emb-{EMBEDDING}.npy"
+    flags = ["--dataset", name, "--name", EMBEDDING, "--seed", args.seed, *skip, *([] if pictured else ["--no_image"])]
+    try:
+        stage("embeddings", "data_process.simple_embeddings", flags, [embeddings])
+    except BaseException:
+        forget_start(folder, results)
+        raise
 
-    from data_process.simple_embeddings import SimpleConfig, extract
-
-    embed = SimpleConfig(dataset=name, name=EMBEDDING, image=bool(pictured), seed=args.seed)
-    embeddings = embed.output_path(EMBEDDING)
-    stages.run("embeddings", asdict(embed), lambda: [embeddings], lambda: extract(embed))
-
-    from index.config import GenerateConfig, TrainConfig
-    from src.common.artifacts import dataset_paths, index_path
-
-    rqvae = TrainConfig(
-        data_path=embeddings, ckpt_dir=folder / "index" / EMBEDDING, layers=(256, 128), e_dim=32,
-        codebook_sizes=(codebook_size(len(catalogue.item_ids)),) * plan.num_levels, epochs=plan.rqvae_epochs,
-        batch_size=1024, lr_scheduler_type="cosine", warmup_epochs=plan.rqvae_epochs // 20, seed=args.seed,
-    )  # fmt: skip
-    runs: list[Path] = []
+    runs, run_file = folder / "index" / EMBEDDING, results / "rqvae_run.json"
+    rqvae = [
+        "--data_path", embeddings, "--ckpt_dir", runs, "--layers", 256, 128, "--e_dim", 32,
+        "--num_emb_list", *[codebook_size(len(catalogue.item_ids))] * plan.num_levels, "--epochs", plan.rqvae_epochs,
+        "--batch_size", 1024, "--lr_scheduler_type", "cosine", "--warmup_epochs", plan.rqvae_epochs // 20,
+        "--seed", args.seed,
+    ]  # fmt: skip
 
     def train_rqvae() -> None:
-        from index.trainer import train
+        before = set(runs.glob("*/"))
+        try:
+            run_here("index.main", *rqvae)
+        except BaseException:  # half a run, which nobody would go on with, does not stay
+            for run in set(runs.glob("*/")) - before:
+                shutil.rmtree(run)
+            raise
+        write_json(run_file, str((set(runs.glob("*/")) - before).pop()))
 
-        runs.append(train(rqvae))
-        write_json(results / "rqvae_run.json", str(runs[0]))
-
-    stages.run("RQ-VAE", asdict(rqvae), lambda: [runs[0], results / "rqvae_run.json"], train_rqvae)
-    run_dir = Path(read_json(results / "rqvae_run.json"))
+    stages.run("RQ-VAE", list(map(str, rqvae)), lambda: [Path(read_json(run_file))], train_rqvae)
+    run_dir = Path(read_json(run_file))
     index_file = index_path(dataset_paths(DATA, name), EMBEDDING)
-
-    def make_index() -> None:
-        from index.generate_indices import generate
-
-        generate(
-            GenerateConfig(dataset=name, ckpt_path=run_dir, output_dir=index_file.parent, output_file=index_file.name)
-        )
-
-    stages.run("SID index", {}, lambda: [index_file], make_index)
+    flags = ["--dataset", name, "--ckpt_path", run_dir, "--output_dir", index_file.parent]
+    stage("SID index", "index.generate_indices", [*flags, "--output_file", index_file.name], [index_file])
 
     base = Path("models") / f"tiny-qwen2_vl-{name}"
-
-    def make_model() -> None:
-        from scripts.make_tiny_model import TinyModelConfig, make_tiny_model
-
-        make_tiny_model(
-            TinyModelConfig(family="qwen2_vl", out=base, corpus=folder / f"{name}.item.json", seed=args.seed)
-        )
-
-    stages.run("tiny Qwen2-VL", {"family": "qwen2_vl", "seed": args.seed}, lambda: [base / "config.json"], make_model)
+    flags = ["--family", "qwen2_vl", "--out", base, "--corpus", folder / f"{name}.item.json", "--seed", args.seed]
+    stage("tiny Qwen2-VL", "scripts.make_tiny_model", flags, [base / "config.json"])
 
     output = Path("output") / name / "quickstart"
-    ranks = num_ranks()
     ratio = catalogue.num_users / len(catalogue.item_ids)
     tasks = {"seqrec": 1, "item2index": max(1, round(plan.item_share * ratio))}
     if pictured:
@@ -264,22 +341,26 @@ def quickstart(args: argparse.Namespace) -> Path:
         "--base_model", base, "--model_type", "qwen2_vl", "--output_dir", output, "--data_path", DATA,
         "--dataset", name, "--index_file", index_file, "--tasks", ",".join(tasks), "--share_prefix",
         "--train_prompt_sample_num", ",".join(map(str, tasks.values())), "--epochs", plan.epochs,
-        "--per_device_batch_size", plan.global_batch // ranks, "--learning_rate", plan.learning_rate,
+        "--per_device_batch_size", plan.global_batch // num_ranks(), "--learning_rate", plan.learning_rate,
         "--adam_beta2", 0.95, "--warmup_ratio", 0.05, "--his_sep", ",", "--logging_step", 50, "--image_augment", 0.1,
-        "--max_valid_samples", plan.max_valid_samples, "--seed", args.seed,
+        "--max_valid_samples", plan.max_valid_samples, "--seed", args.seed, *skip,
     ]  # fmt: skip
 
     def run_finetune() -> None:
         stamp = output / "quickstart.key"
         if output.is_dir() and (not stamp.is_file() or stamp.read_text() != stages.key):
-            import shutil
-
             shutil.rmtree(output)
         output.mkdir(parents=True, exist_ok=True)
         stamp.write_text(stages.key)
-        torchrun("src.finetune.train_ddp_vl", *finetune, "--resume_from_checkpoint", "True")
+        resume = ["--resume_from_checkpoint", True] if any(output.glob("checkpoint-*")) else []
+        try:
+            torchrun("src.finetune.train_ddp_vl", *finetune, *resume)
+        except BaseException:
+            if not (output / "trainer_log.jsonl").is_file():  # it never began: there is nothing to go on with
+                shutil.rmtree(output)
+            raise
 
-    stages.run("fine-tuning", [str(flag) for flag in finetune], lambda: [output / "config.json"], run_finetune)
+    stages.run("fine-tuning", list(map(str, finetune)), lambda: [output / "config.json"], run_finetune)
 
     model_results = results / "grec.json"
     test = [
@@ -287,60 +368,42 @@ def quickstart(args: argparse.Namespace) -> Path:
         "--test_batch_size", 64, "--results_file", model_results,
     ]  # fmt: skip
     stages.run(
-        "evaluation", [str(flag) for flag in test], lambda: [model_results],
-        lambda: torchrun("src.seqrec.metric_ddp", *test),
-    )  # fmt: skip
-    check = results / "verify.json"
+        "evaluation", list(map(str, test)), lambda: [model_results], lambda: torchrun("src.seqrec.metric_ddp", *test)
+    )
 
-    def run_verify() -> None:
-        from src.verify import VerifyConfig, verify
+    verified = results / "verify.json"
+    if pictured:
+        flags = ["--dataset", name, "--index_file", index_file, "--ckpt_model", output, "--test_batch_size", 64]
+        flags += ["--second_image_path", "images_second"] if (folder / "images_second").is_dir() else []
+        stage("pictures", "src.verify", [*flags, "--results_file", verified, *skip], [verified])
 
-        if pictured:
-            second = "images_second" if (folder / "images_second").is_dir() else None
-            verify(
-                VerifyConfig(
-                    dataset=name, index_file=str(index_file), ckpt_model=output, test_batch_size=64,
-                    second_image_path=second, results_file=check,
-                )
-            )  # fmt: skip
-        else:
-            write_json(check, None)
-
-    stages.run("pictures", {"pictured": pictured}, lambda: [check], run_verify)
-    baseline_files = {key: results / f"{key}.json" for key in BASELINES}
+    files = {module: results / f"{module}.json" for module in BASELINES}
 
     def run_baselines() -> None:
-        from src.baselines.config import BaselineConfig
-        from src.baselines.core import run_baseline
-
-        for key, file in baseline_files.items():
-            run_baseline(key, BaselineConfig(dataset=name, results_file=file, filter_history=True))
+        for module, file in files.items():
+            run_here(f"src.baselines.{module}", "--dataset", name, "--results_file", file, "--filter_history")
         if demo:
-            from data_process.demo_oracle import OracleConfig, oracle
+            run_here("data_process.demo_oracle", "--dataset", name, "--results_file", results / "oracle.json")
 
-            oracle(OracleConfig(dataset=name, results_file=results / "oracle.json"))
-
-    stages.run("baselines", {"demo": demo}, lambda: baseline_files.values(), run_baselines)
+    stages.run("baselines", {"demo": demo}, files.values, run_baselines)
 
     rows = [row("GRec (tiny Qwen2-VL)", model_results)]
-    rows += [row(title, baseline_files[key]) for key, title in BASELINES.items()]
+    rows += [row(title, files[module]) for module, title in BASELINES.items()]
     if demo:
         found = read_json(results / "oracle.json")
         rows += [
             {"model": title, "hit@10": found[key]["hit@10"], "ndcg@10": found[key]["ndcg@10"], "ci": {}}
             for key, title in (("text only", "Best predictor from texts"), ("best", "Best possible predictor"))
         ]
-    summary = {"dataset": name, "seconds": stages.seconds, "rows": rows, "pictures": read_json(check)}
+    pictures = read_json(verified) if pictured else None
+    summary = {"dataset": name, "seconds": stages.seconds, "rows": rows, "pictures": pictures}
     write_json(results / "summary.json", summary, indent=2)
-
-    from src.report import ReportConfig, write_report
-
-    page = ReportConfig(
-        dataset=name, index_file=str(index_file), rqvae_dir=run_dir, sft_dir=output,
-        predictions=model_results.with_suffix(".predictions.parquet"),
+    run_here(
+        "src.report", "--dataset", name, "--index_file", index_file, "--rqvae_dir", run_dir, "--sft_dir", output,
+        "--predictions", model_results.with_suffix(".predictions.parquet"),
     )  # fmt: skip
-    report = write_report(page)
     print_table(summary)
+    report = results / "report.html"
     print(f"\nresults: {results}/summary.json   report: {report}   in {time.time() - started:.0f} s")
     return report
 
@@ -369,11 +432,10 @@ def print_table(summary: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    args.data = args.data and args.data.resolve()  # before the folder changes
     os.chdir(Path(__file__).resolve().parents[1])
-    try:
+    with user_errors():
         quickstart(args)
-    except (ValueError, OSError) as error:  # bad input, a full disk
-        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

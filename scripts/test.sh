@@ -4,6 +4,10 @@
 #   bash scripts/test.sh slow                 or: gpu, all
 #   bash scripts/test.sh tests/scripts -k launch   anything that pytest takes
 set -euo pipefail
+if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  exit
+fi
 cd "$(dirname "$0")/.." && source scripts/env.sh
 
 case "${1:-}" in

@@ -82,7 +82,7 @@ class Trie:
 
 
 class Beams(NamedTuple):
-    leaves: Tensor  # (B, K) int64: leaf of each beam, best first; -1 where there are fewer legal SIDs than beams
+    leaves: Tensor  # (B, K) int64: leaf of each beam, best first; -1 where fewer SIDs are legal than there are beams
     scores: Tensor  # (B, K) float32: sum of log-probabilities over SID (and end of turn), by their number
 
 
@@ -96,7 +96,7 @@ def beam_search(
     left_out: Sequence[np.ndarray] | None = None,
     renormalize: bool = False,
 ) -> Beams:
-    """The `num_beams` best SIDs of each prompt, as a beam search with a full-vocabulary softmax finds them.
+    """The `num_beams` best SIDs of each prompt (all, if there are fewer), as a beam search with a full softmax does.
 
     Equal to `generate(num_beams=K, num_return_sequences=K, prefix_allowed_tokens_fn=...)` over the same trie, except
     that beams for which there is no legal SID are -1 instead of repeats.
@@ -107,6 +107,7 @@ def beam_search(
         left_out: for each prompt, rows of items that may not be recommended.
         renormalize: log-probabilities over legal tokens only, instead of the whole vocabulary.
     """
+    num_beams = min(num_beams, trie.num_leaves)  # more would be dead from the start
     mask = inputs["attention_mask"].bool()
     device, batch = mask.device, len(mask)
     position_ids = inputs["position_ids"]

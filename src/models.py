@@ -1,9 +1,8 @@
-"""The table of model families; loading, SID tokens, LoRA, saving. A new family is a row."""
+"""Models of every family: loading, SID tokens, LoRA, saving."""
 
-import json
+import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,41 +13,11 @@ from torch import Tensor, nn
 from src.common import artifacts
 from src.common.log import logger
 from src.common.sid import SidIndex
+from src.families import Family, check_base_model, check_finetuned, family_of_config
 from src.processors import load_processor
 
-TOKEN_META = "token_meta.json"
 ATTENTION = "sdpa"  # takes our boolean masks of any shape; eager attention would add them to the scores as numbers
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class Family:
-    """What differs between families of models.
-
-    Attributes:
-        config_types: `model_type` in the config of its checkpoints.
-        vision: takes pictures.
-        visual_modules: names in module paths that belong to the vision tower and its projector.
-        mrope: has multimodal rotary positions (three rows of position ids).
-    """
-
-    config_types: tuple[str, ...]
-    vision: bool = False
-    visual_modules: tuple[str, ...] = ()
-    mrope: bool = False
-
-
-FAMILIES: dict[str, Family] = {
-    "qwen2_vl": Family(("qwen2_vl",), True, ("visual",), mrope=True),
-    "qwen2_5_vl": Family(("qwen2_5_vl",), True, ("visual",), mrope=True),
-    "qwen3_vl": Family(("qwen3_vl",), True, ("visual",), mrope=True),
-    "llava_onevision": Family(("llava_onevision",), True, ("vision_tower", "multi_modal_projector", "image_newline")),
-    "qwen2": Family(("qwen2",)),
-    "qwen2_5": Family(("qwen2",)),
-    "qwen": Family(("qwen2",)),
-    "qwen3": Family(("qwen3",)),
-    "llama": Family(("llama",)),
-}
 
 
 class Loaded(NamedTuple):
@@ -63,24 +32,6 @@ class Loaded(NamedTuple):
         return self.model.config.vision_config.spatial_merge_size if self.family.mrope else None
 
 
-def family_of(model_type: str, vision: bool, entry: str) -> Family:
-    """The row of `--model_type`.
-
-    Raises:
-        ValueError: no such type, or one that belongs to another entry.
-    """
-    if model_type not in FAMILIES:
-        raise ValueError(f"unknown --model_type {model_type!r}: choose from {', '.join(FAMILIES)}")
-    family = FAMILIES[model_type]
-    if family.vision != vision:
-        other = "train_ddp_vl" if family.vision else "train_ddp"
-        raise ValueError(
-            f"--model_type {model_type} is a {'vision-language' if family.vision else 'text'} model, which {entry} does"
-            f" not train: use python -m src.finetune.{other}"
-        )
-    return family
-
-
 def quiet_libraries() -> None:
     """One voice: GRec's. Libraries speak of errors only, and draw no bars for what takes a moment."""
     from transformers.utils import logging as transformers_logging
@@ -88,6 +39,7 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
 
 
 def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = None) -> Loaded:
@@ -104,24 +56,16 @@ def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = No
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     quiet_libraries()
+    check_base_model(path, model_type)
     try:
         config_type = AutoConfig.from_pretrained(path).model_type
     except OSError as error:
         raise FileNotFoundError(
-            f"there is no model at {path}, neither as a folder nor on a hub that can be reached ({error!s:.200})."
-            f" Give a folder with weights, or make a tiny model with python3 scripts/make_tiny_model.py"
+            f"there is no model at {path}, neither as a folder nor on a hub that can be reached"
+            f" ({str(error).splitlines()[0]}). Give a folder with weights, or make a tiny model with"
+            f" python3 scripts/make_tiny_model.py"
         ) from error
-    fitting = [name for name, family in FAMILIES.items() if config_type in family.config_types]
-    if not fitting or (model_type is not None and model_type not in fitting):
-        raise ValueError(
-            f"the model at {path} is a {config_type}"
-            + (
-                f": use --model_type {fitting[0]}, not {model_type}"
-                if fitting
-                else f"; GRec knows {', '.join(FAMILIES)}"
-            )
-        )
-    family = FAMILIES[fitting[0]]
+    family = family_of_config(path, config_type, model_type)
     auto = AutoModelForImageTextToText if family.vision else AutoModelForCausalLM
     model = auto.from_pretrained(path, dtype=dtype, attn_implementation=ATTENTION)
     processor = load_processor(path)
@@ -244,9 +188,13 @@ def add_lora(
     """
     from peft import LoraConfig, get_peft_model
 
-    names = "|".join(targets)
     visual = "|".join(loaded.family.visual_modules)
-    pattern = rf"^(?!.*\b({visual})\b).*\.({names})$" if visual else rf"^.*\.({names})$"
+    outside = rf"(?!.*\b({visual})\b)" if visual else ""
+    pattern = rf"{outside}(.*\.)?({'|'.join(map(re.escape, targets))})"
+    modules = dict(loaded.model.named_modules())
+    layers = [path for path, module in modules.items() if isinstance(module, nn.Linear) and re.match(outside, path)]
+    _check_names("lora_target_modules", targets, layers)
+    _check_names("lora_modules_to_save", modules_to_save, list(modules))
     tied = bool(getattr(loaded.model.config, "tie_word_embeddings", False))
     extra: dict[str, Any] = {}
     if modules_to_save:
@@ -262,6 +210,15 @@ def add_lora(
     # By itself PEFT writes the whole embeddings of a resized text model, twice, into every checkpoint.
     model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     return model
+
+
+def _check_names(flag: str, names: Sequence[str], paths: Sequence[str]) -> None:
+    """Each name that a flag gives must end a path of the model: PEFT is content if any does, or even none."""
+    for name in names:
+        if not any(f".{path}".endswith(f".{name}") for path in paths):
+            last = {path.rpartition(".")[2] for path in paths}
+            there = ", ".join(sorted(part for part in last if part.isidentifier()))
+            raise ValueError(f"--{flag} {name} fits nothing in this model, which has {there}")
 
 
 FREEZE = ("none", "visual", "embeddings", "all", "only_embeddings")
@@ -323,30 +280,20 @@ def load_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora: 
     """A fine-tuned model: the whole of it, or a base with the LoRA adapter of `ckpt_model` merged into memory.
 
     Raises:
-        ValueError: `lora` without a base, or a folder that is not what `lora` says.
+        FileNotFoundError, ValueError: as `check_finetuned`.
     """
+    check_finetuned(ckpt_model, base_model, lora)
     ckpt = Path(ckpt_model)
-    if not ckpt.is_dir():
-        raise FileNotFoundError(f"--ckpt_model {ckpt} is no folder: give the --output_dir of a fine-tuning run")
-    is_adapter = (ckpt / "adapter_config.json").is_file()
-    if lora != is_adapter:
-        kind, cure = (
-            ("a LoRA adapter", "add --lora and --base_model") if is_adapter else ("a whole model", "leave out --lora")
-        )
-        raise ValueError(f"{ckpt} holds {kind}: {cure}")
     if not lora:
         return load_model(ckpt, dtype)
-    if base_model is None:
-        raise ValueError("--lora needs --base_model: the adapter holds only what differs from it")
     from peft import PeftModel
 
     loaded = load_model(base_model, dtype)
     processor = load_processor(ckpt)
     tokenizer = processor.tokenizer if loaded.family.vision else processor
     loaded = loaded._replace(tokenizer=tokenizer, processor=processor if loaded.family.vision else None)
-    meta_path = ckpt / TOKEN_META
-    if meta_path.is_file():
-        add_sid_tokens(loaded, json.loads(meta_path.read_text(encoding="utf-8"))["sid_tokens"])
+    if (meta := artifacts.load_token_meta(ckpt)) is not None:
+        add_sid_tokens(loaded, meta["sid_tokens"])
     model = PeftModel.from_pretrained(loaded.model, ckpt)
     logger.info("merged the adapter %s into %s", ckpt, base_model)
     return loaded._replace(model=model.merge_and_unload())

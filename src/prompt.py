@@ -6,6 +6,7 @@ every item are tokenised once. A sample is then put together from ids.
 
 import random
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +96,7 @@ class PromptBuilder:
         self.separator = self._tokenize(settings.his_sep)
         self._texts: dict[tuple[str, bool], list[np.ndarray]] = {}
         self._templates: dict[tuple[Template, bool], tuple[list, list]] = {}
+        self._fitted: dict[tuple[Template, frozenset[str]], Template] = {}
         self._numbers: dict[str, np.ndarray] = {}
         self._images: dict[int, ImageBlock] = {}
         self._image_bytes = 0
@@ -235,6 +237,14 @@ class PromptBuilder:
         text_only = ("attention_mask", "mm_token_type_ids", "token_type_ids")
         return ImageBlock(ids, {name: np.asarray(value) for name, value in made.items() if name not in text_only})
 
+    def fitted(self, template: Template, item: int) -> Template:
+        """The wording as it suits an item: parts about fields that the item leaves empty are gone."""
+        fields = self.catalogue.items[int(item)]
+        key = (template, frozenset(field for field in ITEM_TEXTS if not fields[field].strip()))
+        if key not in self._fitted:
+            self._fitted[key] = template.without(key[1])
+        return self._fitted[key]
+
     # ---- assembly ----------------------------------------------------------------------------------------------------
     def _history_parts(self, slot: Slot, history: Sequence[int]) -> list[np.ndarray]:
         """Token ids of each item of a history, separators included (before every item but the first)."""
@@ -292,7 +302,7 @@ class PromptBuilder:
 
     def answer_ids(self, template: Template, history: Sequence[int], item: int) -> np.ndarray:
         """Token ids of the right answer and the end of the turn."""
-        _, pieces = self.pieces_of(template)
+        _, pieces = self.pieces_of(self.fitted(template, item))
         return np.concatenate([*self._fill(pieces, history, item)[0], [self.end_token]])
 
     def prompt_ids(
@@ -306,19 +316,25 @@ class PromptBuilder:
         Raises:
             ValueError: even so it is too long.
         """
-        history = list(history)
+        template, history = self.fitted(template, item), list(history)
         if self.settings.max_his_len:
             history = history[-self.settings.max_his_len :]
         room = self.settings.model_max_length - reserve
-        while True:
-            pieces, _ = self.pieces_of(template, self._wants_image(template, history, item))
-            filled, images = self._fill(pieces, history, item, view)
-            excess = sum(map(len, filled)) - room
-            if excess <= 0:
-                return np.concatenate(filled), images
-            if len(history) > 1 and {"history", "history_titles", "history_images"} & template.slots:
-                history = history[1:]
-                continue
+        history = history[-max(room, 1) :]  # an item takes a token at least
+
+        def fill(start: int) -> tuple[list, list[np.ndarray], list[dict], int]:
+            """The wording with the history from `start` on, and by how many tokens it is too long."""
+            pieces, _ = self.pieces_of(template, self._wants_image(template, history[start:], item))
+            filled, images = self._fill(pieces, history[start:], item, view)
+            return pieces, filled, images, sum(map(len, filled)) - room
+
+        pieces, filled, images, excess = fill(0)
+        last = len(history) - 1
+        if excess > 0 and last > 0 and {"history", "history_titles", "history_images"} & template.slots:
+            # The longer the history, the longer the prompt: the longest that fits is found by halving.
+            start = 1 + bisect_left(range(1, last), True, key=lambda start: fill(start)[-1] <= 0)
+            pieces, filled, images, excess = fill(start)
+        if excess > 0:
             texts = [i for i, piece in enumerate(pieces) if isinstance(piece, Slot) and piece.name in ITEM_TEXTS]
             longest = max(texts, key=lambda place: len(filled[place]), default=None)
             if longest is None or len(filled[longest]) < excess:
@@ -327,7 +343,7 @@ class PromptBuilder:
                     f" {self.settings.model_max_length}: raise it, or use smaller pictures"
                 )
             filled[longest] = filled[longest][: len(filled[longest]) - excess]
-            return np.concatenate(filled), images
+        return np.concatenate(filled), images
 
     def positions(self, ids: np.ndarray, images: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
         """Position ids of a plain sequence: (T,), or (3, T) where the model has M-RoPE and there are pictures.

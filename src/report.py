@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.common.cli import add_dataset_flags, new_parser
+from src.common.cli import add_dataset_flags, new_parser, user_errors
 
 if TYPE_CHECKING:
     from src.common.sid import SidIndex
@@ -159,7 +159,8 @@ def write_report(config: ReportConfig) -> Path:
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    print(f"report: {write_report(ReportConfig(**vars(args)))}")
+    with user_errors():
+        print(f"report: {write_report(ReportConfig(**vars(args)))}")
 
 
 if __name__ == "__main__":

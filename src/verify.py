@@ -4,12 +4,13 @@
         --second_image_path images_second --results_file results/Demo/verify.json
 """
 
+import argparse
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.common.cli import new_parser
-from src.seqrec.config import EvaluateConfig, add_model_flags
+from src.common.cli import add_switch, new_parser, user_errors
+from src.seqrec.config import EvaluateConfig, add_model_flags, add_sample_num_flag
 
 TASK = "mmitem2index"
 
@@ -17,6 +18,7 @@ TASK = "mmitem2index"
 @dataclass(frozen=True)
 class VerifyConfig(EvaluateConfig):
     second_image_path: str | None = None
+    skip_bad_images: bool = False
     sample_num: int = 1000
 
 
@@ -32,15 +34,24 @@ def verify(config: VerifyConfig) -> dict[str, float | int | None]:
     """
     import numpy as np
 
-    from src.common.artifacts import find_images, write_json
+    from src.common.artifacts import check_writable, find_images, write_json
     from src.common.distributed import resolve_device
+    from src.common.images import undecodable
     from src.common.log import logger, setup_logging
-    from src.seqrec.core import Recommender, check
+    from src.seqrec.core import check
     from src.tasks.task import ITEM_TEXTS
 
     setup_logging()
     task, prompt_ids, catalogue = check(replace(config, test_task=TASK, metrics=("hit@1",)))
-    items = np.array([item for item in catalogue.item_ids if int(item) in catalogue.image_files])
+    pictures = {"true": catalogue.image_files}
+    if config.second_image_path:
+        pictures["second"] = find_images(catalogue.paths, catalogue.items, config.second_image_path)
+    usable = set(catalogue.image_files)
+    if config.skip_bad_images:
+        for files in pictures.values():
+            bad = undecodable(files.values())
+            usable -= {item for item, path in files.items() if path in bad}
+    items = np.array([item for item in catalogue.item_ids if int(item) in usable])
     rng = np.random.default_rng(config.seed)
     if 0 < config.sample_num < len(items):
         items = np.sort(rng.permutation(items)[: config.sample_num])
@@ -51,15 +62,12 @@ def verify(config: VerifyConfig) -> dict[str, float | int | None]:
     shuffled = rng.permutation(items)
     swapped = dict(zip(shuffled.tolist(), np.roll(shuffled, 1).tolist(), strict=True))  # no item keeps its picture
 
-    pictures = {"true": catalogue.image_files}
     pictures["permuted"] = {item: catalogue.image_files[other] for item, other in swapped.items()}
-    if config.second_image_path:
-        found = find_images(catalogue.paths, catalogue.items, config.second_image_path)
-        if missing := [int(item) for item in items if int(item) not in found]:
-            raise ValueError(
-                f"{catalogue.paths.folder / config.second_image_path} lacks the picture of item {missing[0]}"
-            )
-        pictures["second"] = found
+    if missing := [int(item) for item in items if int(item) not in pictures.get("second", usable)]:
+        raise ValueError(f"{catalogue.paths.folder / config.second_image_path} lacks the picture of item {missing[0]}")
+    check_writable(config.results_file)
+    from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
+
     recommender = Recommender(config, catalogue, resolve_device(config.device))
     template = task.item_templates[prompt_ids[0]]
     slots = sorted(template.slots & set(ITEM_TEXTS))
@@ -93,15 +101,22 @@ def verify(config: VerifyConfig) -> dict[str, float | int | None]:
     return result
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = new_parser(__doc__)
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    parser = new_parser(description)
     add_model_flags(parser)
-    parser.add_argument("--second_image_path", help="folder with other pictures of the items, in the dataset's folder")
     parser.add_argument(
-        "--sample_num", type=int, default=VerifyConfig.sample_num, help="a seeded part of items; -1: all"
+        "--second_image_path", help="folder with other pictures of the items, in the dataset's folder (default: none)"
     )
+    add_switch(parser, "--skip_bad_images", help="leave out items with a picture that does not decode")
+    add_sample_num_flag(parser, VerifyConfig.sample_num)
     parser.add_argument("--results_file", type=Path, required=True, help="JSON to write")
-    verify(VerifyConfig(**vars(parser.parse_args(argv))))
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser(__doc__).parse_args(argv)
+    with user_errors():
+        verify(VerifyConfig(**vars(args)))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_caps_and_ratios_shrink_the_training_part_only(builder):
     from pathlib import Path
 
     from src.finetune.config import FinetuneConfig
-    from src.finetune.core import make_datasets
+    from src.finetune.training import make_datasets
 
     config = FinetuneConfig(
         "train_ddp", False, "x", "qwen2", Path("x"), "Toy", "x", tasks=("seqrec", "item2index"),

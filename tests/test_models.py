@@ -11,16 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from src.collate import TrainingCollator
-from src.common.artifacts import write_json
+from src.common.artifacts import TOKEN_META, write_json
 from src.common.sid import SidIndex
 from src.models import (
     FREEZE,
-    TOKEN_META,
     AnswerRows,
     Loaded,
     add_lora,
     add_sid_tokens,
-    family_of,
     freeze,
     init_sid_rows,
     load_finetuned,
@@ -94,15 +92,6 @@ def test_wrong_family_names_the_right_flag(tmp_path):
         load_model(tmp_path / "gone", torch.float32)
     for alias in ("qwen", "qwen2_5", "qwen2"):
         assert load_model(tiny_model("qwen2"), torch.float32, model_type=alias).family.config_types == ("qwen2",)
-
-
-def test_entries_refuse_each_others_families():
-    with pytest.raises(ValueError, match=r"unknown --model_type 'gpt2': choose from qwen2_vl"):
-        family_of("gpt2", False, "train_ddp")
-    with pytest.raises(ValueError, match=r"train_ddp does not train: use python -m src\.finetune\.train_ddp_vl"):
-        family_of("qwen2_vl", False, "train_ddp")
-    with pytest.raises(ValueError, match=r"text model, which train_ddp_vl .* src\.finetune\.train_ddp$"):
-        family_of("llama", True, "train_ddp_vl")
 
 
 # ---- SID tokens ------------------------------------------------------------------------------------------------------
@@ -294,6 +283,18 @@ def test_lora_targets_can_be_chosen():
     assert names == {"v_proj"}
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_vl"])
+def test_names_that_fit_nothing_are_refused(family):
+    """PEFT trains what fits and says nothing of the rest; the vision tower's layers are none of LoRA's."""
+    loaded = fresh_model(family)
+    there = r"down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj$"
+    for name in ("q_prj", "embed_tokens", *(["qkv"] if family == "qwen2_vl" else [])):
+        with pytest.raises(ValueError, match=f"--lora_target_modules {name} fits nothing in this model, .* {there}"):
+            add_lora(loaded, sid_ids(loaded), 4, 8, 0.0, targets=("q_proj", name))
+    with pytest.raises(ValueError, match=r"--lora_modules_to_save lm_heat fits nothing .* embed_tokens, .* lm_head"):
+        add_lora(loaded, sid_ids(loaded), 4, 8, 0.0, modules_to_save=("embed_tokens", "lm_heat"))
+
+
 # ---- full fine-tuning ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("what", FREEZE)
@@ -330,18 +331,6 @@ def test_num_parameters():
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
-def test_checkpoint_must_be_what_the_flags_say(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no folder: give the --output_dir"):
-        load_finetuned(tmp_path / "gone", None, False, torch.float32)
-    with pytest.raises(ValueError, match="holds a whole model: leave out --lora"):
-        load_finetuned(tiny_model("qwen2"), None, True, torch.float32)
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds a LoRA adapter: add --lora and --base_model"):
-        load_finetuned(tmp_path, None, False, torch.float32)
-    with pytest.raises(ValueError, match="--lora needs --base_model"):
-        load_finetuned(tmp_path, None, True, torch.float32)
-
-
 @pytest.mark.parametrize("family", ["llama", "qwen3_vl"])
 def test_whole_model_survives_a_round_trip(family, tmp_path):
     loaded = shared_model(family)

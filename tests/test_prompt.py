@@ -80,6 +80,7 @@ def test_pieces_read_as_the_whole_chat_would(family):
             **items[SEEN],
         }
         for template in templates_for(family):
+            template = template.without(())
             if {"image", "history_images"} & template.slots:
                 template = Template(template.prompt_without_image, template.answer)
             ids, _ = builder.prompt_ids(template, *example(template))
@@ -91,6 +92,32 @@ def test_pieces_read_as_the_whole_chat_would(family):
             whole = loaded.tokenizer(chat, add_special_tokens=False)["input_ids"]
             both = [*ids, *builder.answer_ids(template, *example(template))]
             assert [int(i) for i in both] == whole[: len(both)], chat
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "llava_onevision"])
+def test_empty_fields_go_with_their_labels(family):
+    """An item without a brand used to be asked about as `Brand:` with nothing behind it."""
+    loaded, catalogue = shared_model(family), toy_catalogue(None)
+    fields = {**catalogue.items[SEEN], "description": "", "brand": " "}
+    title, categories = fields["title"], fields["categories"]
+    builder = toy_builder(loaded, replace(catalogue, items={**catalogue.items, SEEN: fields}))
+    sid = "".join(catalogue.sid_index.tokens_of(SEEN))
+    for task, number, prompt, answer in (
+        ("item2index", 0, f"Which item is this? Title: {title}", sid),
+        ("item2index", 2, f"Give the item with these details. Title: {title} Categories: {categories}", sid),
+        ("item2index", 5, f"Which item does this description fit? {title}", sid),
+        ("item2index", 6, f"Name the item that is described as follows: {title}", sid),
+        ("item2index", 7, f"Product name: {title} Which item is meant?", sid),
+        ("index2item", 2, f"Describe item {sid} in words.", title),
+        ("index2item", 5, f"Tell the title and the description of item {sid}.", title),
+        ("index2item", 6, f"Which brand makes {sid}, and what is it called?", title),
+    ):
+        template = load_task(task).templates[number]
+        sample = builder.sample(template, (), SEEN)
+        asked = builder.question(template, (), SEEN, len(sample.targets)).ids
+        assert asked.tolist() == loaded.tokenizer(builder._render(prompt), add_special_tokens=False)["input_ids"]
+        np.testing.assert_array_equal(sample.ids[: len(asked)], asked)
+        assert loaded.tokenizer.decode(sample.targets[:-1]) == answer
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
@@ -176,6 +203,25 @@ def test_long_prompts_lose_their_oldest_history(family):
             )
         shortest = len(kept)
     assert shortest == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_prefix": True, "his_sep": " ; "}])
+def test_the_longest_history_that_fits_is_kept_and_found_quickly(settings, monkeypatch):
+    """Items used to be dropped one by one, and all of the rest measured again each time."""
+    loaded = shared_model("qwen2")
+    history = [7 * n % 40 for n in range(3000)]
+    for task in ("seqrec", "fusionseqrec"):
+        template = load_task(task).templates[0]
+        whole = toy_builder(loaded, max_his_len=0, model_max_length=10**6, **settings)
+        builder = toy_builder(loaded, max_his_len=0, model_max_length=700, **settings)
+        fills = []
+        fill = builder._fill
+        monkeypatch.setattr(builder, "_fill", lambda *args, fill=fill, fills=fills: (fills.append(1), fill(*args))[1])
+        ids, _ = builder.prompt_ids(template, history, SEEN, reserve=4)
+        assert len(fills) < 15
+        by_hand = [whole.prompt_ids(template, history[-n:], SEEN)[0] for n in range(1, 250)]
+        np.testing.assert_array_equal(ids, [prompt for prompt in by_hand if len(prompt) <= 700 - 4][-1])
+        assert len(by_hand[-1]) > 700
 
 
 def test_long_words_are_cut_and_pictures_never():

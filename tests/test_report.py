@@ -100,6 +100,8 @@ def test_everything_there(folder):
     assert "&lt;script&gt;alert(7)" in page  # a title where there is no picture
     assert page.count('<div class="person">') == NUM_USERS
     assert page.count('figure class="hit"') == 6
+    assert re.search(r'title="item 7: &lt;script&gt;.*?<figcaption><b>(\d\. )?#7</b></figcaption>', page)
+    assert page.count("<table") == page.count('<div class="scroll"><table') == 2  # wide tables scroll, not the page
     for svg in re.findall(r"<svg.*?</svg>", page):
         ElementTree.fromstring(svg)
         assert "nan" not in svg

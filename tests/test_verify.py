@@ -1,13 +1,14 @@
 """The proof that pictures matter tells a model that looks from one that does not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from src.seqrec.core import Recommender
+from src.seqrec.recommender import Recommender
 from src.tasks.task import load_task
 from src.verify import VerifyConfig, main, verify
 from tests.seqrec.test_core import checkpoint
@@ -44,6 +45,19 @@ def test_what_is_written(tmp_path):
     (data / NAME / "second" / "7.jpg").unlink()
     with pytest.raises(ValueError, match=r"second lacks the picture of item 7"):
         verify(config)
+
+
+def test_broken_pictures_are_left_out_where_asked(tmp_path):
+    data = toy_copy(tmp_path)
+    (data / NAME / "second").mkdir()
+    for item in range(NUM_ITEMS):
+        picture(item).save(data / NAME / "second" / f"{item}.jpg")
+    for broken in ("images/0.jpg", "second/1.jpg"):
+        (data / NAME / broken).write_bytes(b"no picture")
+    config = config_for(tmp_path, data_path=data, second_image_path="second")
+    with pytest.raises(ValueError, match=r"0\.jpg does not decode .* pass --skip_bad_images"):
+        verify(config)
+    assert verify(replace(config, skip_bad_images=True))["items"] == NUM_ITEMS - len(WITHOUT_PICTURE) - 2
 
 
 def test_blind_model_is_seen_to_be_blind(tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ from PIL import Image
 from scripts.make_tiny_model import TinyModelConfig, make_tiny_model
 from src.common.artifacts import dataset_paths, index_path, save_sid_index
 from src.common.sid import SidIndex
-from src.models import FAMILIES, Loaded, add_sid_tokens, init_sid_rows, load_model
+from src.families import FAMILIES
+from src.models import Loaded, add_sid_tokens, init_sid_rows, load_model
 from src.prompt import PromptBuilder, PromptSettings
 from src.tasks.catalogue import Catalogue, load_catalogue
 

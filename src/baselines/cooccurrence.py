@@ -6,6 +6,7 @@ python -m src.baselines.cooccurrence --dataset HMWeek --results_file results/HMW
 from typing import TYPE_CHECKING
 
 from src.baselines.config import BaselineConfig, build_parser
+from src.common.cli import user_errors
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     from src.common.log import setup_logging
 
     setup_logging()
-    run_baseline("cooccurrence", BaselineConfig(**vars(args)))
+    with user_errors():
+        run_baseline("cooccurrence", BaselineConfig(**vars(args)))
 
 
 if __name__ == "__main__":

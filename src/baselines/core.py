@@ -13,8 +13,10 @@ import numpy as np
 from scipy import sparse
 
 from src.baselines.config import BASELINES, BaselineConfig
+from src.common.artifacts import check_writable
+from src.common.cli import check_at_least
 from src.common.log import logger
-from src.seqrec.metrics import PADDING, parse_metrics
+from src.seqrec.metrics import PADDING, list_length, parse_metrics
 from src.seqrec.results import Predictions, summarize, write_results
 from src.tasks.catalogue import Catalogue, Split, load_catalogue
 
@@ -153,12 +155,13 @@ def run_baseline(name: str, config: BaselineConfig) -> Path:
     """
     if name not in BASELINES:
         raise ValueError(f"there is no baseline {name!r}: choose one of {', '.join(BASELINES)}")
+    check_at_least(config, num_beams=1)
     names = parse_metrics(config.metrics, config.num_beams)
     catalogue = load_catalogue(config.data_path, config.dataset)
+    check_writable(config.results_file)
     scorer = importlib.import_module(f"src.baselines.{name}").build_scorer(catalogue, config)
-    predictions = evaluate_ranker(
-        name, scorer.score_function, catalogue, config.split, config.filter_history, config.num_beams
-    )
+    length = list_length(config.num_beams, len(catalogue.item_ids), names)
+    predictions = evaluate_ranker(name, scorer.score_function, catalogue, config.split, config.filter_history, length)
     extra = {
         "model": name,
         "is_lora": False,

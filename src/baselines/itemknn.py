@@ -9,6 +9,7 @@ Shrinkage and recency weight are those of a small grid with the best NDCG@10 on 
 from typing import TYPE_CHECKING
 
 from src.baselines.config import BaselineConfig, build_parser
+from src.common.cli import user_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     from src.common.log import setup_logging
 
     setup_logging()
-    run_baseline("itemknn", BaselineConfig(**vars(args)))
+    with user_errors():
+        run_baseline("itemknn", BaselineConfig(**vars(args)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python -m src.baselines.popularity --dataset HMWeek --results_file results/HMWee
 from typing import TYPE_CHECKING
 
 from src.baselines.config import BaselineConfig, build_parser
+from src.common.cli import user_errors
 
 if TYPE_CHECKING:
     from src.baselines.core import Scorer
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     from src.common.log import setup_logging
 
     setup_logging()
-    run_baseline("popularity", BaselineConfig(**vars(args)))
+    with user_errors():
+        run_baseline("popularity", BaselineConfig(**vars(args)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 from src.common.sid import SidIndex, level_letters, parse_sid_token
 
 ITEM_FIELDS = ("title", "description", "brand", "categories")
+TOKEN_META = "token_meta.json"  # beside a fine-tuned model: its SID tokens and the index that they are of
 
 
 # ---- reading and writing ---------------------------------------------------------------------------------------------
@@ -43,6 +44,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Makes the folder of `path` and tries it, so that hours of work are not lost where they cannot be written.
+
+    Raises:
+        ValueError: `path` is a folder, or nothing can be written beside it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a file is to be written there: give another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error}): give a place that can") from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -52,12 +70,27 @@ def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, with or without the byte-order mark that Windows programs put in front.
+
+    Raises:
+        ValueError: the file is in another encoding.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}). Save it as UTF-8, e.g.:"
+            f" iconv -f LATIN1 -t UTF-8 {path} > utf8.json"
+        ) from error
+
+
 def read_json(path: str | Path, remedy: str = "") -> Any:
     """The value of a JSON file.
 
     Raises:
         FileNotFoundError: the file is missing; `remedy` says how to make it.
-        ValueError: the file is not whole JSON, or has a key twice.
+        ValueError: the file is not UTF-8, is not whole JSON, or has a key twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,8 +105,8 @@ def read_json(path: str | Path, remedy: str = "") -> Any:
         return table
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(read_text(path), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}): it was probably cut off while being written or copied."
             f" Make or copy it again"
@@ -166,7 +199,7 @@ def load_items(paths: DatasetPaths) -> dict[int, dict[str, Any]]:
 def load_id_map(path: str | Path) -> dict[str, int]:
     """`<DS>.item2id` / `<DS>.user2id`: `original<TAB>int` a line."""
     table: dict[str, int] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         original, _, value = line.rpartition("\t")
@@ -228,27 +261,22 @@ def load_embeddings(path: str | Path) -> tuple[np.ndarray, list[int]]:
         (N, D) float32, finite; ids of the N rows: the sidecar's, or 0..N-1 where there is none.
 
     Raises:
-        ValueError: not a 2-D float array; a value is NaN or infinite; the sidecar has another length or an id twice.
+        ValueError: not a 2-D float array; a value is NaN or infinite; the sidecar has another length or an id twice;
+            there is no sidecar, and the rows are not the items of the `<DS>.item.json` beside the file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. Make embeddings with: python3 data_process/qwen_embeddings.py")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a whole .npy file ({error}). Make the embeddings again") from error
+    array = _read_npy(path)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or 0 in array.shape:
         raise ValueError(f"{path} must hold a 2-D array of floats, holds {array.dtype} of shape {array.shape}")
     array = np.ascontiguousarray(array, dtype=np.float32)
     sidecar = embedding_ids_path(path)
-    ids = [int(item) for item in read_json(sidecar)] if sidecar.is_file() else list(range(len(array)))
-    if len(ids) != len(array):
-        raise ValueError(
-            f"{path} has {len(array)} rows and {sidecar} names {len(ids)} items: they are of different runs."
-            f" Make the embeddings again"
-        )
-    if len(set(ids)) != len(ids):
-        raise ValueError(f"{sidecar} names an item twice")
+    if sidecar.is_file():
+        ids = _read_ids(sidecar, path, len(array))
+    else:
+        ids = list(range(len(array)))
+        _check_rows_are_items(path, len(array))
     bad = ~np.isfinite(array).all(1)
     if bad.any():
         row = int(bad.argmax())
@@ -257,6 +285,53 @@ def load_embeddings(path: str | Path) -> tuple[np.ndarray, list[int]]:
             f" (item {ids[row]}): make the embeddings of these items again"
         )
     return array, ids
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        if "Object arrays" in str(error):
+            raise ValueError(
+                f"{path} holds Python objects, not numbers (rows of unequal length become such). Save one float array:"
+                f" np.save(path, np.asarray(rows, dtype=np.float32))"
+            ) from error
+        raise ValueError(f"{path} is not a whole .npy file ({error}). Make the embeddings again") from error
+
+
+def _read_ids(sidecar: Path, path: Path, num_rows: int) -> list[int]:
+    ids = [int(item) for item in read_json(sidecar)]
+    if len(ids) != num_rows:
+        raise ValueError(
+            f"{path} has {num_rows} rows and {sidecar} names {len(ids)} items: they are of different runs."
+            f" Make the embeddings again"
+        )
+    seen: set[int] = set()
+    for row, item in enumerate(ids):
+        if item in seen:
+            raise ValueError(f"{sidecar} names item {item} twice, in rows {ids.index(item)} and {row}")
+        seen.add(item)
+    return ids
+
+
+def _check_rows_are_items(path: Path, num_rows: int) -> None:
+    """Without a sidecar row i is item i: then the catalogue beside the embeddings must have just these items."""
+    catalogue = path.parent / f"{path.name.partition('.emb-')[0]}.item.json"
+    if ".emb-" not in path.name or not catalogue.is_file():
+        return
+    items = read_json(catalogue)
+    if len(items) != num_rows:
+        raise ValueError(
+            f"{path} has {num_rows} rows and {catalogue} {len(items)} items: without {embedding_ids_path(path).name}"
+            f" row i is item i. Make the embeddings again, or write that list of item ids, one a row"
+        )
+    missing = next((row for row in range(num_rows) if str(row) not in items), None)
+    if missing is not None:
+        raise ValueError(
+            f"{path} has no {embedding_ids_path(path).name}, so that row {missing} is item {missing}, which"
+            f" {catalogue} lacks. Write that list of item ids, one a row"
+        )
 
 
 def save_embeddings(path: str | Path, embeddings: np.ndarray, item_ids: Sequence[int]) -> None:
@@ -288,13 +363,17 @@ def resolve_index_file(index_file: str | Path, paths: DatasetPaths) -> Path:
     given = Path(index_file)
     if given.is_file():
         return given
-    tried = [given, paths.folder / f"{paths.dataset}{index_file}"]
-    if not given.is_absolute():
-        tried += sorted((paths.folder / "index").glob(f"*/{paths.dataset}{given.name}"))
+    if "/" in str(index_file):  # a path, not a suffix
+        raise FileNotFoundError(
+            f"--index_file {index_file} does not exist. Give the path of an index, or only its suffix, such as"
+            f" .index_qwen7B.json. Make an index with: bash index/generate.sh"
+        )
+    tried = [given, paths.folder / f"{paths.dataset}{given}"]
+    tried += sorted((paths.folder / "index").glob(f"*/{paths.dataset}{given}"))
     found = [path for path in tried[1:] if path.is_file()]
     if len(found) == 1:
         return found[0]
-    places = "\n  ".join(map(str, [*tried, paths.folder / "index" / "*" / f"{paths.dataset}{given.name}"]))
+    places = "\n  ".join(map(str, [*tried, paths.folder / "index" / "*" / f"{paths.dataset}{given}"]))
     if found:
         raise FileNotFoundError(
             f"--index_file {index_file} fits {len(found)} files; give the whole path of one:\n  {places}"
@@ -388,3 +467,10 @@ def save_sid_index(path: str | Path, index: SidIndex, meta: Mapping[str, Any]) -
         "codebook_sizes": list(index.codebook_sizes),
     }
     write_json(index_meta_path(path), {**levels, **meta}, indent=2)
+
+
+# ---- fine-tuned models -----------------------------------------------------------------------------------------------
+def load_token_meta(folder: str | Path) -> dict[str, Any] | None:
+    """`token_meta.json` of a fine-tuned model: `sid_tokens` and more; None where the folder has none."""
+    path = Path(folder) / TOKEN_META
+    return read_json(path) if path.is_file() else None

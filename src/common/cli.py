@@ -1,7 +1,55 @@
-"""Flags that several entries share: name, type and help, once."""
+"""Flags that several entries share: name, type and help, once; and how an entry ends where its input is at fault."""
 
 import argparse
+import copy
+import linecache
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from src.common.distributed import check_device_name, rank
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN_FOLDERS = tuple(ROOT / name for name in ("src", "index", "data_process", "scripts", "benchmarks"))
+
+
+# ---- faults of the input ---------------------------------------------------------------------------------------------
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the program with one line and exit status 2 where our own code finds the input at fault.
+
+    That is every ValueError and OSError that a `raise` in this repository makes: they name the value at fault and the
+    cure. What a library raises, or a line of ours by accident, is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if not _raised_on_purpose(error):
+            raise
+        where = f"[rank {rank()}] " if rank() else ""
+        print(f"error: {where}{error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _raised_on_purpose(error: BaseException) -> bool:
+    """Whether the innermost line of the traceback is a `raise` of ours."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    file = Path(frame.f_code.co_filename)
+    ours = any(file.is_relative_to(folder) for folder in OWN_FOLDERS)
+    return ours and linecache.getline(str(file), line).lstrip().startswith("raise ")
+
+
+def check_at_least(config: Any, **least: int) -> None:
+    """Refuses settings below a smallest value: `check_at_least(config, num_beams=1)`."""
+    for name, smallest in least.items():
+        if getattr(config, name) < smallest:
+            raise ValueError(f"--{name} {getattr(config, name)}: it must be at least {smallest}")
+
+
+# ---- parsers ---------------------------------------------------------------------------------------------------------
 
 
 def boolean(text: str) -> bool:
@@ -20,12 +68,18 @@ def add_switch(parser: argparse._ActionsContainer, *flags: str, default: bool = 
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the module's docstring as written, and shows defaults."""
+    """Keeps the module's docstring as written, and shows defaults, lists as the user would type them."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or action.required:
+        if action.required or action.default in (None, [], (), {}):  # the help itself says what then happens
             return action.help or ""
         return super()._get_help_string(action)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        if isinstance(action.default, (list, tuple)) and action.default:
+            action = copy.copy(action)
+            action.default = (" " if action.nargs else ",").join(map(str, action.default))
+        return super()._expand_help(action)
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
@@ -33,13 +87,20 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
-def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+def add_dataset_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--data_path", type=Path, default=Path("data"), help="folder that holds <dataset>/")
     parser.add_argument("--dataset", required=True, help="name of the dataset")
 
 
-def add_device_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+def device_name(text: str) -> str:
+    try:
+        return check_device_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_device_flag(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def number_list(kind: type = int):

@@ -1,6 +1,7 @@
 """Ranks: who am I, sharding without padding, gathering. Everything works without torchrun, as one rank of one."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,16 +27,27 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def check_device_name(name: str) -> str:
+    """`name`, which must be a way to write --device; says so before torch is there to ask."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f"there is no device {name!r}: choose auto, cpu, cuda or cuda:N")
+    return name
+
+
 def resolve_device(name: str = "auto") -> "torch.device":
-    """`auto` is this rank's GPU where there is one, else the CPU; an explicit cuda without a GPU is an error."""
+    """`auto` and `cuda` are this rank's GPU; without one `auto` is the CPU. A GPU that is not there is an error."""
     import torch
 
-    if name == "auto":
-        name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    check_device_name(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    if not count:
         raise ValueError(f"--device {name}: this machine has no usable GPU. Use --device cpu")
-    return device
+    number = int(name.partition(":")[2] or local_rank())
+    if number >= count:
+        raise ValueError(f"--device {name}, rank {rank()}: GPU {number} is asked for, and there are {count}, from 0")
+    return torch.device("cuda", number)
 
 
 def init_process_group(device: "torch.device") -> None:

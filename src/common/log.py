@@ -11,7 +11,9 @@ logger = logging.getLogger("grec")
 
 def setup_logging(log_file: str | Path | None = None) -> logging.Logger:
     """Prepares the `grec` logger. Other ranks speak only of warnings and errors, to standard error."""
-    logger.handlers.clear()
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
     logger.propagate = False
     logger.setLevel(logging.INFO if is_main() else logging.WARNING)
     line = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
@@ -23,3 +25,12 @@ def setup_logging(log_file: str | Path | None = None) -> logging.Logger:
         handler.setFormatter(line)
         logger.addHandler(handler)
     return logger
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `2 h 07 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_rest = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_rest:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -4,7 +4,9 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.common.cli import add_dataset_flags, add_switch, name_list, new_parser, number_list
+from src.common.cli import add_dataset_flags, add_switch, device_name, name_list, new_parser, number_list
+
+RESUME_NEWEST = ("true", "auto")  # values of --resume_from_checkpoint that are no folder
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,16 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     )
     group.add_argument("--tasks", type=name_list, default=list(d.tasks), help="comma-separated, e.g. seqrec,item2index")
     group.add_argument(
-        "--train_prompt_sample_num", type=number_list(), default=[], help="wordings a sample and epoch, a number a task"
+        "--train_prompt_sample_num",
+        type=number_list(),
+        default=[],
+        help="wordings a sample and epoch, a number a task, e.g. 1,2 (default: 1 each)",
     )
     group.add_argument(
-        "--train_data_sample_num", type=number_list(), default=[], help="random cap of samples, a number a task; 0: all"
+        "--train_data_sample_num",
+        type=number_list(),
+        default=[],
+        help="random cap of samples, a number a task, 0: all, e.g. 0,5000 (default: 0 each)",
     )
     group.add_argument("--valid_prompt_id", type=int, default=d.valid_prompt_id, help="wording that validates; -1: any")
     group.add_argument(
@@ -124,9 +132,11 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("prompts")
     group.add_argument("--max_his_len", type=int, default=d.max_his_len, help="latest items of a history; 0: all")
-    group.add_argument("--his_sep", default=d.his_sep, help="stands between the items of a history")
+    group.add_argument(
+        "--his_sep", default=d.his_sep, help='stands between the items of a history (default: "%(default)s")'
+    )
     add_switch(group, "--add_prefix", help="number the items of a history")
-    group.add_argument("--max_his_images", type=int, default=d.max_his_images, help="pictures of a history, the latest")
+    group.add_argument("--max_his_images", type=int, default=d.max_his_images, help="latest pictures of a history")
     group.add_argument("--model_max_length", type=int, default=d.model_max_length, help="tokens of prompt and answer")
     add_switch(group, "--only_train_response", default=d.only_train_response, help="learn the answer, not the prompt")
     add_switch(group, "--share_prefix", help="all next-item samples of a user share one pass over their history")
@@ -139,12 +149,20 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--sid_init", choices=("auto", "random", "centroid", "text"), default=d.sid_init, help="start of the SID rows"
     )
     add_switch(group, "--use_lora", help="train LoRA matrices and the SID rows; else all parameters")
-    group.add_argument("--lora_r", type=int, default=d.lora_r)
-    group.add_argument("--lora_alpha", type=int, default=d.lora_alpha)
-    group.add_argument("--lora_dropout", type=float, default=d.lora_dropout)
-    group.add_argument("--lora_target_modules", type=name_list, default=[], help="default: attention and FFN")
+    group.add_argument("--lora_r", type=int, default=d.lora_r, help="rank of the LoRA matrices")
+    group.add_argument("--lora_alpha", type=int, default=d.lora_alpha, help="LoRA is scaled by lora_alpha / lora_r")
+    group.add_argument("--lora_dropout", type=float, default=d.lora_dropout, help="dropout before the LoRA matrices")
     group.add_argument(
-        "--lora_modules_to_save", type=name_list, default=[], help='train these whole, e.g. "embed_tokens,lm_head"'
+        "--lora_target_modules",
+        type=name_list,
+        default=[],
+        help="layers that get LoRA, e.g. q_proj,v_proj (default: attention and FFN of the language model)",
+    )
+    group.add_argument(
+        "--lora_modules_to_save",
+        type=name_list,
+        default=[],
+        help="with LoRA train these whole, e.g. embed_tokens,lm_head (default: of these only the SID rows)",
     )
     group.add_argument(
         "--freeze",
@@ -155,33 +173,54 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     )
 
     group = parser.add_argument_group("how")
-    group.add_argument("--seed", type=int, default=d.seed)
-    group.add_argument("--per_device_batch_size", type=int, default=d.per_device_batch_size)
-    group.add_argument("--gradient_accumulation_steps", type=int, default=d.gradient_accumulation_steps)
-    add_switch(group, "--use_gradient_checkpointing")
-    group.add_argument("--num_workers", type=int, default=d.num_workers, help="processes that load data, each rank")
-    group.add_argument("--learning_rate", type=float, default=d.learning_rate)
-    group.add_argument("--epochs", type=float, default=d.epochs)
-    group.add_argument("--max_steps", type=int, default=d.max_steps, help="stop after so many steps; -1: after epochs")
-    group.add_argument("--weight_decay", type=float, default=d.weight_decay)
-    group.add_argument("--warmup_ratio", type=float, default=d.warmup_ratio)
-    group.add_argument("--lr_scheduler_type", default=d.lr_scheduler_type)
-    group.add_argument("--optim", default=d.optim)
-    group.add_argument("--adam_beta2", type=float, default=d.adam_beta2, help="lower for short runs, e.g. 0.95")
-    group.add_argument("--max_grad_norm", type=float, default=d.max_grad_norm)
-    group.add_argument("--save_and_eval_strategy", choices=("epoch", "steps", "no"), default=d.save_and_eval_strategy)
-    group.add_argument("--save_and_eval_steps", type=int, default=d.save_and_eval_steps)
-    group.add_argument("--save_total_limit", type=int, default=d.save_total_limit, help="checkpoints that are kept")
-    group.add_argument("--deepspeed", help="a DeepSpeed config such as ./config/ds_z2_bf16.json")
-    add_switch(group, "--bf16")
-    add_switch(group, "--fp16")
-    group.add_argument("--device", default=d.device, help="auto, cpu or cuda")
+    group.add_argument("--seed", type=int, default=d.seed, help="of samples, wordings, order, SID rows and dropout")
     group.add_argument(
-        "--resume_from_checkpoint", help="a checkpoint-N folder, or True: the newest whole one of output_dir, if any"
+        "--per_device_batch_size", type=int, default=d.per_device_batch_size, help="samples of a rank at once"
     )
-    group.add_argument("--report_to", choices=("none", "wandb", "tensorboard"), default=d.report_to)
-    group.add_argument("--run_name", default=d.run_name)
-    group.add_argument("--logging_step", type=int, default=d.logging_step)
+    group.add_argument(
+        "--gradient_accumulation_steps",
+        type=int,
+        default=d.gradient_accumulation_steps,
+        help="batches of each rank that make a step",
+    )
+    add_switch(group, "--use_gradient_checkpointing", help="keep fewer activations and compute them again: less memory")
+    group.add_argument("--num_workers", type=int, default=d.num_workers, help="processes that load data, each rank")
+    group.add_argument("--learning_rate", type=float, default=d.learning_rate, help="the highest of the run")
+    group.add_argument("--epochs", type=float, default=d.epochs, help="passes over the training samples")
+    group.add_argument("--max_steps", type=int, default=d.max_steps, help="stop after so many steps; -1: after epochs")
+    group.add_argument("--weight_decay", type=float, default=d.weight_decay, help="of all that trains but embeddings")
+    group.add_argument(
+        "--warmup_ratio", type=float, default=d.warmup_ratio, help="share of the steps in which the learning rate rises"
+    )
+    group.add_argument(
+        "--lr_scheduler_type", default=d.lr_scheduler_type, help="how it then falls: cosine, linear, constant, ..."
+    )
+    group.add_argument("--optim", default=d.optim, help="optimizer, a name of transformers such as adafactor")
+    group.add_argument("--adam_beta2", type=float, default=d.adam_beta2, help="lower for short runs, e.g. 0.95")
+    group.add_argument("--max_grad_norm", type=float, default=d.max_grad_norm, help="longer gradients are shortened")
+    group.add_argument(
+        "--save_and_eval_strategy",
+        choices=("epoch", "steps", "no"),
+        default=d.save_and_eval_strategy,
+        help="when to validate and save a checkpoint; the best one ends in output_dir",
+    )
+    group.add_argument(
+        "--save_and_eval_steps", type=int, default=d.save_and_eval_steps, help="steps between, with strategy steps"
+    )
+    group.add_argument("--save_total_limit", type=int, default=d.save_total_limit, help="checkpoints that are kept")
+    group.add_argument("--deepspeed", help="a DeepSpeed config such as ./config/ds_z2_bf16.json (default: none)")
+    add_switch(group, "--bf16", help="compute in bfloat16; slow on most CPUs")
+    add_switch(group, "--fp16", help="compute in float16 with loss scaling, for GPUs without bfloat16")
+    group.add_argument("--device", type=device_name, default=d.device, help="auto, cpu or cuda")
+    group.add_argument(
+        "--resume_from_checkpoint",
+        help="a checkpoint-N folder, or True: the newest whole one of output_dir, if any (default: start afresh)",
+    )
+    group.add_argument(
+        "--report_to", choices=("none", "wandb", "tensorboard"), default=d.report_to, help="also draw curves there"
+    )
+    group.add_argument("--run_name", default=d.run_name, help="name there (default: <dataset>-<name of output_dir>)")
+    group.add_argument("--logging_step", type=int, default=d.logging_step, help="steps between two lines of the log")
     add_switch(group, "--debug", help="64 samples a task and 8 steps: does it run?")
     return parser
 

@@ -4,14 +4,16 @@
         --output_dir output/demo --dataset Demo --index_file .index_simple.json --tasks seqrec,item2index
 """
 
+from src.common.cli import user_errors
 from src.finetune.config import build_parser, config_from
 
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser(__doc__).parse_args(argv)
-    from src.finetune.core import finetune  # imports torch: after parsing, so that --help and a typo answer at once
+    from src.finetune.core import finetune  # reads data: after parsing, so that --help and a typo answer at once
 
-    finetune(config_from(args, entry="train_ddp", vision=False))
+    with user_errors():
+        finetune(config_from(args, entry="train_ddp", vision=False))
 
 
 if __name__ == "__main__":

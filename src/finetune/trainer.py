@@ -1,6 +1,7 @@
 """The Hugging Face Trainer, with a loss on answers only, exact validation per task, and a log that survives."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from src.common.distributed import gather, is_main, shard, world_size
-from src.common.log import logger
+from src.common.log import duration, logger
 from src.dataset import Mixture, TaskDataset
 from src.models import ATTENTION, AnswerRows
 
@@ -124,12 +125,16 @@ class CheckpointCallback(TrainerCallback):
 
 
 class LogCallback(TrainerCallback):
-    """Appends every log line to trainer_log.jsonl; a resumed run goes on after the step that it resumes from."""
+    """Says how far training is, and appends every log line to trainer_log.jsonl.
+
+    A resumed run goes on after the step that it resumes from.
+    """
 
     def __init__(self, path: Path):
         self.path = path
 
     def on_train_begin(self, args, state, control, **_):
+        self.began, self.first_step = time.time(), state.global_step
         if not is_main():
             return
         kept = []
@@ -144,9 +149,19 @@ class LogCallback(TrainerCallback):
         if is_main() and logs:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, "epoch": state.epoch, **logs}) + "\n")
-            shown = {name: value for name, value in logs.items() if "loss" in name}
-            if any(name.startswith("eval") for name in shown):
-                logger.info("step %d: %s", state.global_step, ", ".join(f"{n} {v:.4f}" for n, v in shown.items()))
+            shown = [
+                f"{name} {value:.4f}" for name, value in logs.items() if name == "loss" or name.startswith("eval_")
+            ]
+            if shown:
+                logger.info("%s: %s, %s", self.progress(state), ", ".join(shown), self.remaining(state))
+
+    def progress(self, state: TrainerState) -> str:
+        return f"step {state.global_step}/{state.max_steps}, epoch {state.epoch or 0:.2f}"
+
+    def remaining(self, state: TrainerState) -> str:
+        """The time left, by the mean of the steps of this process, evaluations and saving included."""
+        seconds_a_step = (time.time() - self.began) / max(1, state.global_step - self.first_step)
+        return f"{duration(seconds_a_step * (state.max_steps - state.global_step))} left"
 
 
 def newest_whole_checkpoint(output_dir: Path) -> Path | None:

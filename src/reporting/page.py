@@ -13,7 +13,8 @@ STYLE = """
   --hit: #3ddc8a; --note: #33290f; --note-line: #6b5720; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
+  overflow-wrap: break-word; }
 main { max-width: 1120px; margin: 0 auto; padding: 32px 20px 56px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0; letter-spacing: -.01em; }
 h2 { font-size: 20px; margin: 0 0 4px; } h3 { font-size: 14px; margin: 0 0 8px; }
@@ -40,7 +41,9 @@ svg text { fill: var(--faint); font-size: 11px; font-family: inherit; }
   margin: 8px 0 0; font-size: 13px; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--faint); font-size: 13px; }
 .person { border-top: 1px solid var(--line); padding: 14px 0 10px; } .person:first-of-type { border-top: 0; }
-.person header { display: flex; gap: 10px; align-items: baseline; font-size: 13px; margin-bottom: 8px; }
+.person header { display: flex; flex-wrap: wrap; gap: 2px 10px; align-items: baseline; font-size: 13px;
+  margin-bottom: 8px; }
+.person header b { min-width: 0; overflow-wrap: anywhere; }
 .badge { border-radius: 99px; padding: 1px 9px; font-size: 12px; border: 1px solid var(--line); color: var(--faint); }
 .badge.hit { border-color: var(--hit); color: var(--hit); font-weight: 600; }
 .strip { display: flex; flex-wrap: wrap; gap: 10px 20px; } .group > small { display: block; margin-bottom: 3px; }
@@ -52,11 +55,18 @@ figure img { object-fit: cover; background: #fff; }
 figure .words { background: var(--ground); font-size: 9.5px; line-height: 1.25; padding: 5px; overflow: hidden;
   overflow-wrap: break-word; hyphens: auto; }
 figure .words span { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 6; overflow: hidden; }
-figcaption { font-size: 9.5px; line-height: 1.25; color: var(--faint); overflow: hidden; text-overflow: ellipsis;
-  white-space: nowrap; margin-top: 2px; }
+figcaption { font-size: 10px; line-height: 1.3; color: var(--faint); margin-top: 3px; }
+figcaption b, figcaption span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+figcaption b { color: var(--ink); font-weight: 600; }
 figure.hit img, figure.hit .words { outline: 3px solid var(--hit); outline-offset: -1px; border-color: var(--hit); }
-figure.hit figcaption { color: var(--hit); font-weight: 600; }
+figure.hit figcaption b { color: var(--hit); }
 figure.target img, figure.target .words { outline: 2px solid var(--c0); outline-offset: -1px; }
+@media (max-width: 600px) { main { padding: 20px 10px 40px; } section { padding: 16px 12px; } h1 { font-size: 25px; }
+  th, td { padding: 8px 6px; } .value small { display: block; } .value svg { width: 100px; }
+  .facts { grid-template-columns: repeat(3, 1fr); gap: 6px; } .fact { padding: 8px 10px; } .fact b { font-size: 17px; }
+  svg { overflow: visible; } svg text { font-size: 14px; }
+  .settings td:first-child { width: 48%; } .group { width: 100%; } .tiles { gap: 8px 5px; }
+  figure { width: calc(25% - 4px); } figure img, figure .words { width: 100%; height: auto; aspect-ratio: 62 / 82; } }
 footer { color: var(--faint); font-size: 12px; margin-top: 22px; }
 """
 

@@ -43,14 +43,16 @@ class Tiles:
         return self.pictures[item_id]
 
     def tile(self, item_id: int, kind: str = "", caption: str = "") -> str:
-        title = text(self.catalogue.items[item_id]["title"].strip() or f"item {item_id}")
+        """A card: picture, or title where there is none; below it the item's id, after `caption`."""
+        title = text(self.catalogue.items[item_id]["title"].strip() or "no title")
         picture = self.picture(item_id)
-        if picture:
-            body = f'<img src="{picture}" alt="{title}" loading="lazy">'
-            caption = f"{caption}{title}"
-        else:
-            body = f'<div class="words"><span>{title}</span></div>'
-        return f'<figure class="{kind}" title="{title}">{body}<figcaption>{caption}</figcaption></figure>'
+        words = f'<div class="words"><span>{title}</span></div>'
+        body = f'<img src="{picture}" alt="{title}" loading="lazy">' if picture else words
+        below = f"<span>{title}</span>" if picture else ""
+        return (
+            f'<figure class="{kind}" title="item {item_id}: {title}">{body}'
+            f"<figcaption><b>{caption}#{item_id}</b>{below}</figcaption></figure>"
+        )
 
 
 def choose_samples(ranks: np.ndarray, seed: int) -> np.ndarray:

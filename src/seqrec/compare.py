@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from src.common.cli import name_list, new_parser
+from src.common.cli import name_list, new_parser, user_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,13 +57,16 @@ def max_drops(text: str) -> dict[str, float]:
     return drops
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = new_parser(__doc__)
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    parser = new_parser(description)
     parser.add_argument("base", type=Path, help="results file to compare with")
     parser.add_argument("new", type=Path, help="results file to judge")
     parser.add_argument("--metrics", type=name_list, help="metrics to compare (default: those that both files hold)")
     parser.add_argument(
-        "--max_drop", type=max_drops, default={}, help="largest drop to accept, a metric: hit@10=.005,ndcg@10=.003"
+        "--max_drop",
+        type=max_drops,
+        default={},
+        help="largest drop to accept, a metric: hit@10=.005,ndcg@10=.003 (default: any)",
     )
     return parser
 
@@ -156,16 +159,18 @@ def table(differences: list[Difference]) -> str:
             f" {row.test.p_value:7.4f} {row.test.effect_size:+7.3f}{verdict}"
         )
     lines.append(f"{differences[0].test.num_users} users, paired; * p < {SIGNIFICANT:g}; effect: Cohen's d over users")
+    lines.append(
+        "p decides, here and for --max_drop: how often random signs of the users' differences would give as much;\n"
+        "the interval draws users anew instead, so near the border it may leave out 0 while p does not fall below"
+        f" {SIGNIFICANT:g}, or the reverse."
+    )
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
+    args = build_parser(__doc__).parse_args(argv)
+    with user_errors():
         differences = compare(args.base, args.new, args.metrics, args.max_drop)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(table(differences))
     return int(any(row.regressed for row in differences))
 

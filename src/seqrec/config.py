@@ -25,7 +25,7 @@ class EvaluateConfig:
     test_batch_size: int = 16
     metrics: tuple[str, ...] = METRICS
     max_his_len: int | None = None
-    sample_num: int = -1
+    sample_num: int = 0
     filter_history: bool = False
     filter_items: bool = True
     legal_softmax: bool = False
@@ -48,14 +48,22 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="--output_dir of a fine-tuning run",
     )
-    parser.add_argument("--base_model", help="model that a LoRA adapter belongs to; changes nothing without --lora")
+    parser.add_argument(
+        "--base_model", help="model that a LoRA adapter belongs to; changes nothing without --lora (default: none)"
+    )
     add_switch(parser, "--lora", help="--ckpt_model is an adapter")
     parser.add_argument("--image_path", default=d.image_path, help="folder of pictures inside the dataset's folder")
-    parser.add_argument("--num_beams", type=int, default=d.num_beams)
-    parser.add_argument("--test_batch_size", type=int, default=d.test_batch_size)
+    parser.add_argument(
+        "--num_beams", type=int, default=d.num_beams, help="beams of the search, and length of the ranked list"
+    )
+    parser.add_argument("--test_batch_size", type=int, default=d.test_batch_size, help="questions at once, each rank")
     add_switch(parser, "--bf16", help="run the model in bfloat16")
     add_device_flag(parser)
-    parser.add_argument("--seed", type=int, default=d.seed)
+    parser.add_argument("--seed", type=int, default=d.seed, help="draws the part of the samples that is asked about")
+
+
+def add_sample_num_flag(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument("--sample_num", type=int, default=default, help="a seeded random part of the samples; 0: all")
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
@@ -64,15 +72,17 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser = new_parser(description)
     add_model_flags(parser)
     parser.add_argument(
-        "--test_task", default=d.test_task, help="seqrec, mmseqrec, fusionseqrec, item2index, mmitem2index"
+        "--test_task", default=d.test_task, help="seqrec, mmseqrec, fusionseqrec, item2index or mmitem2index"
     )
     parser.add_argument("--test_prompt_ids", default=d.test_prompt_ids, help="wordings: numbers with commas, or all")
-    parser.add_argument("--split", choices=("valid", "test"), default=d.split, help="choose settings on valid")
-    parser.add_argument("--metrics", type=name_list, default=list(d.metrics), help="hit@k, ndcg@k, recall@k, mrr@k")
-    parser.add_argument("--max_his_len", type=int, help="default: as in training")
     parser.add_argument(
-        "--sample_num", type=int, default=d.sample_num, help="a seeded random part of the samples; -1: all"
+        "--split", choices=("valid", "test"), default=d.split, help="what is asked; choose settings on valid"
     )
+    parser.add_argument(
+        "--metrics", type=name_list, default=list(d.metrics), help="hit@k, ndcg@k, recall@k, mrr@k, by commas"
+    )
+    parser.add_argument("--max_his_len", type=int, help="latest items of a history; 0: all (default: as in training)")
+    add_sample_num_flag(parser, d.sample_num)
     add_switch(parser, "--filter_history", help="leave out items that the user already has")
     add_switch(
         parser,

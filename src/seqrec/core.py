@@ -4,32 +4,47 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from src.common.artifacts import atomic_path, file_hash, read_json, write_json
-from src.common.distributed import barrier, finish, init_process_group, is_main, resolve_device, shard, world_size
+from src.common.artifacts import (
+    TOKEN_META,
+    atomic_path,
+    check_writable,
+    file_hash,
+    load_token_meta,
+    read_json,
+    write_json,
+)
+from src.common.cli import check_at_least
+from src.common.distributed import (
+    barrier,
+    check_device_name,
+    finish,
+    init_process_group,
+    is_main,
+    resolve_device,
+    shard,
+    world_size,
+)
 from src.common.log import logger, setup_logging
 from src.common.record import plain
-from src.models import TOKEN_META, AnswerRows, Loaded, load_finetuned
-from src.prompt import PromptBuilder, PromptSettings
+from src.common.sid import SidIndex
+from src.families import check_finetuned
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.metrics import parse_metrics
-from src.seqrec.results import Predictions, predictions_path, summarize, write_results
+from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import KINDS, Task, Template, load_task
 
+if TYPE_CHECKING:
+    from src.seqrec.recommender import Recommender
+
 SAVE_SECONDS = 60  # how much work a killed run may lose
-
-
-class Ranked(NamedTuple):
-    items: np.ndarray  # (M, K) int64 item ids, best first, -1 where a list is shorter
-    scores: np.ndarray  # (M, K) float32, -inf there
 
 
 @dataclass(frozen=True)
@@ -50,120 +65,37 @@ class Samples:
         return [catalogue.users[user] if self.next_item else str(user) for user in self.users]
 
 
-class Recommender:
-    """A fine-tuned model with the trie of its catalogue: ranks items for any questions about it."""
-
-    def __init__(self, config: EvaluateConfig, catalogue: Catalogue, device: torch.device):
-        self.config, self.catalogue, self.device = config, catalogue, device
-        check_index(config, catalogue)
-        dtype = torch.bfloat16 if config.bf16 else torch.float32
-        self.loaded: Loaded = load_finetuned(config.ckpt_model, config.base_model, config.lora, dtype)
-        self.loaded.model.to(device).eval()
-        self.answer_rows = AnswerRows(self.loaded.model)
-        settings = training_settings(config)
-        self.builder = PromptBuilder(
-            catalogue, self.loaded.tokenizer, self.loaded.processor, settings, self.loaded.merge_size
-        )
-        from src.collate import PromptCollator
-        from src.decoding import Trie
-
-        self.collate = PromptCollator(self.loaded.tokenizer.pad_token_id, self.loaded.family.mrope)
-        self.trie = Trie(self.builder.sids, device)
-        self.items_of_leaf = self._items_of_leaf()
-
-    def _items_of_leaf(self) -> list[np.ndarray]:
-        """Items of each SID; those that share one stand by popularity in training, then by id."""
-        leaves = self.trie.nodes[-1]
-        items = self.catalogue.item_ids
-        order = np.lexsort((items, -self.catalogue.popularity[items], leaves))
-        return np.split(items[order], np.flatnonzero(np.diff(leaves[order])) + 1)
-
-    def rank(self, template: Template, histories: Sequence[np.ndarray], items: Sequence[int]) -> Ranked:
-        """Ranked items for one batch of questions; `items` fill slots such as {title} and never the answer."""
-        from src.decoding import beam_search
-
-        beams = self.config.num_beams
-        reserve = self.trie.num_levels + 1
-        questions = [
-            self.builder.question(template, history, int(item), reserve)
-            for history, item in zip(histories, items, strict=True)
-        ]
-        inputs = {name: value.to(self.device) for name, value in self.collate(questions).items()}
-        left_out = None
-        if self.config.filter_history:
-            left_out = [self.builder.row_of[np.asarray(history, np.int64)] for history in histories]
-        found = beam_search(
-            self.loaded.model, inputs, self.trie, beams, self.builder.end_token, left_out, self.config.legal_softmax
-        )
-        ranked = np.full((len(questions), beams), -1, np.int64)
-        scores = np.full((len(questions), beams), -np.inf, np.float32)
-        leaves, leaf_scores = found.leaves.cpu().numpy(), found.scores.float().cpu().numpy()
-        for row, history in enumerate(histories):
-            place = 0
-            for leaf, score in zip(leaves[row], leaf_scores[row], strict=True):
-                members = self.items_of_leaf[leaf] if leaf >= 0 else ()
-                if self.config.filter_history and len(members):
-                    members = members[~np.isin(members, history)]
-                taken = members[: beams - place]
-                ranked[row, place : place + len(taken)] = taken
-                scores[row, place : place + len(taken)] = score
-                place += len(taken)
-        return Ranked(ranked, scores)
-
-    def use_pictures(self, files: dict[int, Path]) -> None:
-        """Shows other picture files from now on."""
-        self.catalogue = replace(self.catalogue, image_files=files)
-        self.builder = self.builder.with_catalogue(self.catalogue)
-
-    @torch.inference_mode()
-    def answer_losses(self, template: Template, items: Sequence[int]) -> np.ndarray:
-        """(M,) cross-entropy of the right answer to a question about each item, per token."""
-        from src.collate import TrainingCollator
-
-        samples = [self.builder.sample(template, (), int(item), task) for task, item in enumerate(items)]
-        batch = TrainingCollator(self.loaded.tokenizer.pad_token_id, self.loaded.family.mrope)(samples)
-        batch = {name: value.to(self.device) for name, value in batch.items()}
-        labels, rows, owner = batch.pop("labels"), batch.pop("predict"), batch.pop("task_ids")
-        logits = self.answer_rows.logits(self.loaded.model, rows, **batch)
-        losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        total = torch.zeros(len(samples), device=self.device).index_add_(0, owner, losses)
-        return (total / torch.bincount(owner, minlength=len(samples))).cpu().numpy()
-
-
-def training_settings(config: EvaluateConfig) -> PromptSettings:
-    """The settings of the checkpoint's prompts, from its run.json; --max_his_len alone may differ, which is said."""
-    path = Path(config.ckpt_model) / "run.json"
-    values = read_json(path)["prompt_settings"] if path.is_file() else {}
-    settings = PromptSettings(**values)
-    if config.max_his_len is not None and config.max_his_len != settings.max_his_len:
-        logger.info("--max_his_len %d instead of the checkpoint's %d", config.max_his_len, settings.max_his_len)
-        settings = PromptSettings(**{**vars(settings), "max_his_len": config.max_his_len})
-    return settings
-
-
-def check_index(config: EvaluateConfig, catalogue: Catalogue) -> None:
-    """Refuses an index other than the one that the checkpoint was trained with."""
-    path = Path(config.ckpt_model) / TOKEN_META
-    if not path.is_file():
+def check_index(config: EvaluateConfig, index: SidIndex) -> None:
+    """Refuses an index other than the one that the checkpoint was trained with, and a model that knows no SIDs."""
+    meta = load_token_meta(config.ckpt_model)
+    if meta is not None:
+        if meta.get("index_sha256") not in (None, file_hash(index.path)):
+            raise ValueError(
+                f"{config.ckpt_model} was trained with another SID index than {index.path}: its tokens would name other"
+                f" items. Give the index that its run.json names"
+            )
         return
-    trained = read_json(path).get("index_sha256")
-    index_file = catalogue.sid_index.path
-    if trained and trained != file_hash(index_file):
+    # A model of another system passes if its tokenizer has the tokens of the index.
+    token = index.all_tokens[0]
+    files = [Path(config.ckpt_model, name) for name in ("tokenizer.json", "added_tokens.json")]
+    if not any(f'"{token}"' in file.read_text(encoding="utf-8") for file in files if file.is_file()):
         raise ValueError(
-            f"{config.ckpt_model} was trained with another SID index than {index_file}: its tokens would name other"
-            f" items. Give the index that its run.json names"
+            f"{config.ckpt_model} was not fine-tuned on SIDs: it has no {TOKEN_META}, and its tokenizer does not know"
+            f" {token}. Fine-tune it first (python -m src.finetune.train_ddp_vl) and give that --output_dir"
         )
 
 
 def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
-    """Everything that can be wrong before the model is loaded."""
+    """Everything that can be wrong before torch is imported and the model loaded."""
     if config.test_task not in KINDS or not load_task(config.test_task).item_templates:
         able = [name for name in KINDS if load_task(name).item_templates]
         raise ValueError(f"--test_task {config.test_task!r} is not ranked here: choose from {', '.join(able)}")
     if not config.filter_items:
         raise ValueError("--filter_items False: GRec always decodes under the trie of real items")
-    if config.num_beams < 1 or config.test_batch_size < 1:
-        raise ValueError("--num_beams and --test_batch_size are at least 1")
+    check_device_name(config.device)
+    check_at_least(config, num_beams=1, test_batch_size=1, sample_num=0)
+    if config.max_his_len is not None:
+        check_at_least(config, max_his_len=0)
     task = load_task(config.test_task)
     number = len(task.item_templates)
     try:
@@ -178,7 +110,9 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
             " each named once"
         )
     parse_metrics(config.metrics, config.num_beams)
+    check_finetuned(config.ckpt_model, config.base_model, config.lora)
     catalogue = load_catalogue(config.data_path, config.dataset, config.index_file, config.image_path)
+    check_index(config, catalogue.sid_index)
     if task.needs_images and not catalogue.image_files:
         raise ValueError(f"{task.name} shows pictures, and {catalogue.paths.folder / config.image_path} has none")
     if task.needs_images:
@@ -217,7 +151,10 @@ def cut_batches(samples: Samples, size: int) -> list[np.ndarray]:
 
 
 class Parts:
-    """Predictions made so far, on disk: what one run leaves, the next goes on from, on any number of ranks."""
+    """Predictions made so far, on disk: what one run leaves, the next goes on from, on any number of ranks.
+
+    A context: a failure leaves the folder only if there is something in it to go on from.
+    """
 
     def __init__(self, config: EvaluateConfig, catalogue: Catalogue):
         self.folder = predictions_path(config.results_file).with_suffix(".parts")
@@ -228,6 +165,13 @@ class Parts:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 write_json(stamp, key)
         barrier()
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if is_main() and not any(self.folder.glob("*.npz")):
+            self.remove()
 
     @staticmethod
     def _key(config: EvaluateConfig, catalogue: Catalogue) -> dict:
@@ -271,20 +215,25 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         ValueError, FileNotFoundError: settings, data or checkpoint do not fit; said before the model is loaded.
     """
-    device = resolve_device(config.device)
-    init_process_group(device)
     setup_logging()
     task, prompt_ids, catalogue = check(config)
     samples = make_samples(config, task, catalogue)
+    check_writable(config.results_file)
+    if config.results_file.exists():
+        logger.info("%s is there already and will be replaced", config.results_file)
+    from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
+
+    device = resolve_device(config.device)
+    init_process_group(device)
     recommender = Recommender(config, catalogue, device)
-    parts = Parts(config, catalogue)
     batches = cut_batches(samples, config.test_batch_size)
     started = time.time()
-    asked = sum(ask(recommender, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
+    with Parts(config, catalogue) as parts:
+        asked = sum(ask(recommender, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
     barrier()
     if is_main():
         seconds = time.time() - started
-        predictions = [collect(parts, i, samples, catalogue, config.num_beams) for i in prompt_ids]
+        predictions = [collect(parts, i, samples, catalogue, recommender.list_length) for i in prompt_ids]
         seen = task.kind == "item" and samples_are_seen(config)
         extra = {
             "is_lora": config.lora,
@@ -316,7 +265,7 @@ def samples_are_seen(config: EvaluateConfig) -> bool:
 
 
 def ask(
-    recommender: Recommender,
+    recommender: "Recommender",
     template: Template,
     prompt_id: int,
     samples: Samples,
@@ -343,11 +292,11 @@ def ask(
     return asked
 
 
-def collect(parts: Parts, prompt_id: int, samples: Samples, catalogue: Catalogue, num_beams: int) -> Predictions:
+def collect(parts: Parts, prompt_id: int, samples: Samples, catalogue: Catalogue, list_length: int) -> Predictions:
     """Puts all ranks' parts in the order of the samples; every sample must be there exactly once."""
     count = np.zeros(len(samples.users), np.int64)
-    items = np.full((len(count), num_beams), -1, np.int64)
-    scores = np.full((len(count), num_beams), -np.inf, np.float32)
+    items = np.full((len(count), list_length), -1, np.int64)
+    scores = np.full((len(count), list_length), -np.inf, np.float32)
     for numbers, ranked in parts.done(prompt_id):
         count[numbers] += 1
         items[numbers], scores[numbers] = ranked

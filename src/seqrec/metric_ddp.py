@@ -4,14 +4,16 @@
         --ckpt_model output/demo --results_file results/Demo/seqrec.json --filter_history
 """
 
+from src.common.cli import user_errors
 from src.seqrec.config import build_parser, config_from
 
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser(__doc__).parse_args(argv)
-    from src.seqrec.core import evaluate  # imports torch: after parsing, so that --help and a typo answer at once
+    from src.seqrec.core import evaluate  # reads data: after parsing, so that --help and a typo answer at once
 
-    evaluate(config_from(args))
+    with user_errors():
+        evaluate(config_from(args))
 
 
 if __name__ == "__main__":

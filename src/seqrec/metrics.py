@@ -51,6 +51,11 @@ def parse_metrics(text: str | Sequence[str], num_beams: int | None = None) -> li
     return names
 
 
+def list_length(num_beams: int, num_items: int, names: Sequence[str]) -> int:
+    """How long ranked lists are: no longer than there are items, unless a metric looks further down."""
+    return min(num_beams, max([num_items, *(parse_metric(name)[1] for name in names)]))
+
+
 def ranks_of(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Where each target stands in its ranked list.
 

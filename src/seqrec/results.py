@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 COLUMNS = ("user", "target", "ranked", "scores", "prompt_id")
 CONTEXT = ("is_lora", "base_model", "index", "checkpoint")  # what only the caller knows; None for a baseline
+
+
+class Ranked(NamedTuple):
+    """Ranked lists of M questions."""
+
+    items: np.ndarray  # (M, K) int64 item ids, best first, -1 where a list is shorter
+    scores: np.ndarray  # (M, K) float32, -inf there
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,8 @@ SLOT = re.compile(r"\{(\w+)\}")
 
 ITEM_TEXTS = ("title", "description", "brand", "categories")  # slots filled with words of the target item
 SLOTS = {"history", "history_titles", "history_images", "sid", "image", *ITEM_TEXTS}
+OPTIONAL = re.compile(r"\[([^\[\]]*)\]")  # "[ Brand: {brand}]" in a wording: goes where the item has no brand
+STAND_IN = {"{description}": "{title}"}  # what fills a slot that a wording cannot do without
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Template:
     """One wording: texts with {named} slots.
 
     Slots: `history` (SIDs of the items before), `history_titles`, `history_images` (pictures of the last of them), and
-    of the target item `sid`, `image`, `title`, `description`, `brand`, `categories`.
+    of the target item `sid`, `image`, `title`, `description`, `brand`, `categories`. A part in square brackets holds
+    one of the last four, and is left out with its label where the item's field is empty (`without`).
     """
 
     prompt: str
@@ -34,6 +38,22 @@ class Template:
     @property
     def answers_with_item(self) -> bool:
         return self.answer == "{sid}"
+
+    def without(self, empty: Collection[str]) -> "Template":
+        """The wording for an item whose `empty` fields are empty: no brackets are left, and no label without its words.
+
+        The title stands in for an empty description that is all the wording asks about.
+        """
+        empty_slots = [f"{{{field}}}" for field in empty]
+
+        def fit(text: str) -> str:
+            text = OPTIONAL.sub(lambda part: "" if any(slot in part[1] for slot in empty_slots) else part[1], text)
+            for slot in empty_slots:
+                text = text.replace(slot, STAND_IN.get(slot, slot))
+            return text
+
+        free = self.prompt_without_image
+        return Template(fit(self.prompt), fit(self.answer), None if free is None else fit(free))
 
 
 @dataclass(frozen=True)
@@ -78,4 +98,7 @@ def load_task(name: str) -> Task:
         texts = f"{template.prompt} {template.answer} {template.prompt_without_image or ''}"
         if unknown := set(SLOT.findall(texts)) - SLOTS:
             raise ValueError(f"{path}: there is no slot {unknown.pop()!r}; there are {', '.join(sorted(SLOTS))}")
+        for part in OPTIONAL.findall(texts):
+            if len(slots := SLOT.findall(part)) != 1 or slots[0] not in ITEM_TEXTS:
+                raise ValueError(f"{path}: [{part}] must hold one slot of {', '.join(ITEM_TEXTS)}")
     return Task(name, KINDS[name], templates)

@@ -128,8 +128,20 @@ def test_entries_run(module, catalogue, tmp_path):
     assert read_results(output)["split"] == "valid"
 
 
+def test_lists_are_no_longer_than_there_are_items(catalogue, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    config = BaselineConfig("Toy", path, tmp_path, num_beams=10**9, metrics="hit@5,hit@20")
+    results = read_results(run_baseline("popularity", config))
+    assert (results["num_beams"], results["mean_results"]["hit@20"]) == (20, 1)
+    with pytest.raises(SystemExit):
+        popularity.main(["--data_path", str(tmp_path), "--dataset", "Toy", "--results_file", str(tmp_path)])
+    assert "is a folder" in capsys.readouterr().err
+
+
 def test_unknown_baseline_and_too_short_lists(tmp_path):
     with pytest.raises(ValueError, match="choose one of"):
         run_baseline("bpr", BaselineConfig("Toy", tmp_path / "x.json"))
+    with pytest.raises(ValueError, match="--num_beams 0: it must be at least 1"):
+        run_baseline("popularity", BaselineConfig("Toy", tmp_path / "x.json", num_beams=0))
     with pytest.raises(ValueError, match="num_beams"):
         run_baseline("popularity", BaselineConfig("Toy", tmp_path / "x.json", num_beams=5, metrics="hit@10"))

@@ -33,6 +33,30 @@ def test_truncated_json_names_the_file(data, suffix):
         load_catalogue(data, NAME)
 
 
+def test_byte_order_mark_is_read_and_other_encodings_are_named(tmp_path):
+    """Both are what Windows programs leave; both used to be called cut off."""
+    path = tmp_path / "x.json"
+    text = json.dumps({"u": "Café"}, ensure_ascii=False)
+    path.write_text(text, encoding="utf-8-sig")
+    assert artifacts.read_json(path) == {"u": "Café"}
+    for encoding in ("latin-1", "utf-16"):
+        path.write_text(text, encoding=encoding)
+        with pytest.raises(ValueError, match=r"x\.json is not in UTF-8 \(byte \d+ is 0x..\)\. Save it .*iconv"):
+            artifacts.read_json(path)
+    (tmp_path / "T.item2id").write_text("B001\t3\n", encoding="utf-8-sig")
+    assert artifacts.load_id_map(tmp_path / "T.item2id") == {"B001": 3}
+
+
+def test_places_that_cannot_be_written_are_found_early(tmp_path):
+    artifacts.check_writable(tmp_path / "deep" / "x.json")
+    assert not list((tmp_path / "deep").iterdir())
+    with pytest.raises(ValueError, match="deep is a folder"):
+        artifacts.check_writable(tmp_path / "deep")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file/x\.json cannot be written"):
+        artifacts.check_writable(tmp_path / "file" / "x.json")
+
+
 @pytest.mark.parametrize("text", ['{"7": [1], "8": [2], "7": [3]}', '{"u": {"7": 1, "7": 2}}'])
 def test_a_key_that_stands_twice_is_an_error(tmp_path, text):
     path = tmp_path / "x.json"
@@ -172,7 +196,7 @@ def test_faults_of_embeddings(tmp_path):
     with pytest.raises(ValueError, match=r"has 4 rows and .* names 3 items"):
         artifacts.load_embeddings(path)
     artifacts.write_json(artifacts.embedding_ids_path(path), [5, 6, 7, 5])
-    with pytest.raises(ValueError, match="names an item twice"):
+    with pytest.raises(ValueError, match="names item 5 twice, in rows 0 and 3"):
         artifacts.load_embeddings(path)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"not a whole \.npy file"):
@@ -182,6 +206,39 @@ def test_faults_of_embeddings(tmp_path):
         artifacts.load_embeddings(path)
     with pytest.raises(ValueError, match="2 embeddings for 3 items"):
         artifacts.save_embeddings(path, np.ones((2, 3)), [1, 2, 3])
+
+
+def test_arrays_of_python_objects_say_what_to_do(tmp_path):
+    """numpy's own advice is allow_pickle, which runs whatever the file says."""
+    path = tmp_path / "T.emb-x.npy"
+    np.save(path, np.array([[1.0, 2.0], [3.0]], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"holds Python objects, not numbers.*np\.save\(path, np\.asarray") as caught:
+        artifacts.load_embeddings(path)
+    assert "allow_pickle" not in str(caught.value)
+    path.write_text("0.1 0.2")
+    with pytest.raises(ValueError, match=r"not a whole \.npy file") as caught:
+        artifacts.load_embeddings(path)
+    assert "pickle" not in str(caught.value)
+
+
+def test_without_a_sidecar_rows_must_be_the_catalogue(data):
+    """Row i is item i: a file with more or fewer rows used to give every item the SID of another."""
+    folder = data / NAME
+    path = folder / f"{NAME}.emb-x.npy"
+    rows = np.random.default_rng(0).normal(size=(NUM_ITEMS + 1, 3)).astype(np.float32)
+    np.save(path, rows[:-1])
+    assert artifacts.load_embeddings(path)[1] == list(range(NUM_ITEMS))
+    for wrong in (rows, rows[:7]):
+        np.save(path, wrong)
+        with pytest.raises(ValueError, match=rf"{len(wrong)} rows and .*Toy\.item\.json {NUM_ITEMS} items: without "):
+            artifacts.load_embeddings(path)
+    artifacts.save_embeddings(path, rows[:7], [6, 5, 4, 3, 2, 1, 0])  # with a sidecar they may be any items
+    assert artifacts.load_embeddings(path)[1] == [6, 5, 4, 3, 2, 1, 0]
+    artifacts.embedding_ids_path(path).unlink()
+    edit(folder / f"{NAME}.item.json", lambda items: items.update({"50": items.pop("7")}))
+    np.save(path, rows[:-1])
+    with pytest.raises(ValueError, match=r"row 7 is item 7, which .*Toy\.item\.json lacks"):
+        artifacts.load_embeddings(path)
 
 
 # ---- SID index -------------------------------------------------------------------------------------------------------
@@ -285,6 +342,14 @@ def test_index_that_is_not_there_lists_every_place(data):
     twin.write_text("{}")
     with pytest.raises(FileNotFoundError, match="fits 2 files"):
         artifacts.resolve_index_file(INDEX_FILE, paths)
+
+
+@pytest.mark.parametrize("name", ["/nowhere/index.json", "nowhere/index.json", "./index.json"])
+def test_a_path_is_not_tried_as_a_suffix(data, name):
+    """`data/Toy/Toy/nowhere/index.json` used to be among the places tried."""
+    with pytest.raises(FileNotFoundError, match=r"^--index_file \S+ does not exist\. Give the path") as caught:
+        artifacts.resolve_index_file(name, dataset_paths(data, NAME))
+    assert "Tried" not in str(caught.value)
 
 
 def test_toy_data_is_what_it_says():

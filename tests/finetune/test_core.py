@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.common.artifacts import file_hash
-from src.finetune import core
+from src.common.artifacts import TOKEN_META, file_hash
+from src.finetune import training
 from src.finetune.config import FinetuneConfig, build_parser, config_from
 from src.finetune.core import check, finetune
-from src.models import TOKEN_META, load_finetuned
+from src.models import load_finetuned
 from tests.toy import INDEX_FILE, NAME, fresh_model, picture, tiny_model, toy_copy, toy_index, toy_path
 
 
@@ -82,6 +84,16 @@ def test_loss_falls_and_is_told_for_each_task(pictured_run):
         of_tasks = [line[f"eval_loss_{task}"] for task in ("seqrec", "mmitem2index", "index2item")]
         assert min(of_tasks) < line["eval_loss"] < max(of_tasks)
     assert evaluated[1]["eval_loss"] < evaluated[0]["eval_loss"]
+
+
+def test_log_says_how_far_it_is(pictured_run):
+    """Without a terminal the log used to have no total and no time left."""
+    text = (pictured_run[1] / "train.log").read_text()
+    lines = [line for line in text.splitlines() if "loss" in line]
+    assert len(lines) == 24 + 2
+    for line in lines:
+        assert re.search(r" step \d+/24, epoch \d\.\d\d: (eval_)?loss \d+\.\d{4}, .*\d (s|min|h) left$", line), line
+    assert lines[-2].endswith(", 0 s left")
 
 
 def test_run_record_is_as_documented(pictured_run):
@@ -167,6 +179,14 @@ def test_learning_everything_and_shared_prefixes_run(tmp_path):
         assert len([line for line in log_of(folder) if "loss" in line]) == (8 if "debug" in way else 3)
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_gradient_checkpointing_gives_no_warning(tmp_path, used):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        finetune(config_for(tmp_path, max_steps=1, save_and_eval_strategy="no", use_gradient_checkpointing=used))
+    assert not [str(warning.message) for warning in caught if warning.category is FutureWarning]
+
+
 # ---- resuming --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("family", "lora"), [("qwen2", True), ("qwen2", False), ("qwen2_vl", True), ("qwen2_vl", False)]
@@ -187,7 +207,12 @@ def test_resumed_run_ends_where_a_straight_one_does(tmp_path, family, lora):
     (killed / "checkpoint-11" / "optimizer.pt").unlink()
     (killed / "trainer_log.jsonl").open("a").write('{"step": 12, "lo')
     assert core_newest(killed) == killed / "checkpoint-8"
+    record = json.loads((killed / "checkpoint-8" / "run.json").read_text())
+    assert 0 < record["seconds"] <= json.loads((straight / "run.json").read_text())["seconds"]
+    record["seconds"] = 5000.0
+    (killed / "checkpoint-8" / "run.json").write_text(json.dumps(record))
     resumed = finetune(replace(config, output_dir=killed, resume_from_checkpoint="True"))
+    assert json.loads((resumed / "run.json").read_text())["seconds"] > 5000  # the time before the kill counts
     assert_equal_weights(resumed / "checkpoint-12", straight / "checkpoint-12")
     assert_equal_weights(resumed, straight)
     curves = [
@@ -212,12 +237,12 @@ def test_resuming_without_a_checkpoint_starts_afresh(tmp_path):
 def test_epochs_ask_in_new_words(tmp_path, monkeypatch):
     asked = []
 
-    class Spy(core.Mixture):
+    class Spy(training.Mixture):
         def set_epoch(self, epoch):
             asked.append(epoch)
             super().set_epoch(epoch)
 
-    monkeypatch.setattr(core, "Mixture", Spy)
+    monkeypatch.setattr(training, "Mixture", Spy)
     finetune(config_for(tmp_path / "out", train_data_sample_num=(8,), epochs=3, save_and_eval_strategy="no"))
     assert sorted(set(asked)) == [0, 1, 2]
 
@@ -270,7 +295,7 @@ def no_model(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr(core, "load_model", refuse)
+    monkeypatch.setattr(training, "load_model", refuse)
 
 
 FAULTS = [
@@ -297,6 +322,19 @@ FAULTS = [
     ({"optim": "adam"}, "unknown --optim 'adam'"),
     ({"lr_scheduler_type": "cosinus"}, "unknown --lr_scheduler_type 'cosinus'"),
     ({"resume_from_checkpoint": "gone/checkpoint-3"}, "--resume_from_checkpoint gone/checkpoint-3 is no folder"),
+    (
+        {"resume_from_checkpoint": "src"},
+        r"--resume_from_checkpoint src holds no trainer_state\.json: give a ",
+    ),
+    ({"base_model": "/nope/model"}, "there is no model at /nope/model: the folder does not exist"),
+    ({"model_type": "llama"}, "is a qwen2: use --model_type qwen2, not llama"),
+    ({"bf16": True, "fp16": True}, "--bf16 and --fp16 exclude each other"),
+    ({"fp16": True}, "--fp16 needs a GPU"),
+    ({"device": "tpu"}, "there is no device 'tpu': choose auto, cpu, cuda or cuda:N"),
+    ({"device": "cuda:1"}, "--device cuda:1: training takes --device cuda; choose GPUs by CUDA_VISIBLE_DEVICES"),
+    ({"max_his_len": -1}, "--max_his_len -1: it must be at least 0"),
+    ({"per_device_batch_size": 0}, "--per_device_batch_size 0: it must be at least 1"),
+    ({"output_dir": Path("/dev/null/out")}, r"/dev/null/out/run\.json cannot be written"),
     ({"dataset": "Gone"}, "there is no dataset folder"),
     ({"index_file": ".index_gone.json"}, r"--index_file \.index_gone\.json was not found\. Tried"),
 ]
@@ -305,7 +343,7 @@ FAULTS = [
 @pytest.mark.parametrize(("changes", "fault"), FAULTS, ids=[fault[:24] for _, fault in FAULTS])
 def test_faults_are_found_before_the_model(tmp_path, no_model, changes, fault):
     with pytest.raises((ValueError, FileNotFoundError), match=fault):
-        finetune(config_for(tmp_path / "out", **changes))
+        finetune(config_for(**{"output_dir": tmp_path / "out", **changes}))
 
 
 def test_text_type_in_the_vision_entry(tmp_path, no_model):

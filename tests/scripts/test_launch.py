@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LAUNCHERS = [
+    str(path.relative_to(ROOT))
+    for path in sorted([*ROOT.glob("index/*.sh"), *ROOT.glob("scripts/*/*.sh")])
+    if "source scripts/launch.sh" in path.read_text()
+]
 ODD = ["plain", "two words", "", "it's", 'say "hi"', "$HOME", "*", "a;b", "<a_12>", "--x=1,2"]
 
 
@@ -97,6 +102,73 @@ def test_background_returns_at_once_and_one_kill_stops_everything(launch):
     finally:
         os.killpg(pid, signal.SIGTERM)
     wait_until(lambda: not running(pid) and not running(child))
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_what_ends_at_once_is_told_at_once(launch, status):
+    """A wrong path used to be told in the log of the background job only, and the launcher ended with 0."""
+    done, logs = launch("bash", "-c", f"echo why; exit {status}")
+    assert done.returncode == status
+    assert ("launched" in done.stdout) == (status == 0)
+    assert ("why" in done.stderr.split()) == (status != 0)
+    assert (logs / "run.log").read_text() == "why\n"
+    assert not (logs / "run.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "missing"),
+    [
+        (("--dataset", "Toy", "--data_path", "here"), "here/Toy"),
+        (("--data_path=here", "--dataset=Toy"), "here/Toy"),
+        (("--data_path", "here", "--data_path", "here/Toy.emb-x.npy"), "here/Toy.emb-x.npy"),
+        (("--dataset", "Toy", "--ckpt_model", "none"), "none"),
+        (("--dataset", "Shop", "--data_path", "here"), None),
+        (("--dataset", "Toy"), None),
+    ],
+)
+def test_data_that_is_not_there_is_noticed_before_the_start(launch, tmp_path, flags, missing):
+    (tmp_path / "run folder" / "here" / "Shop").mkdir(parents=True)
+    done, logs = launch("true", *flags)
+    assert done.returncode == (1 if missing else 0), done.stderr
+    assert logs.exists() == (not missing)
+    if missing:
+        assert f"{missing} does not exist: set the variables at the top of launcher.sh" in done.stderr
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_help_of_a_launcher_is_its_header_and_the_flags(launcher, tmp_path):
+    settings = {"GREC_PYTHON": sys.executable, "LOG_FILE": str(tmp_path / "x.log"), "LOG_DIR": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", Path(launcher).name, "--help"],
+        cwd=(ROOT / launcher).parent,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    first = (ROOT / launcher).read_text().splitlines()[1].removeprefix("# ")
+    assert done.stdout.startswith(first)
+    assert done.stdout.count("usage:") == 1
+    assert "show this help" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_launcher_leaves_the_choice_to_wait_to_its_user(launcher):
+    """scripts/baselines/run.sh used to wait by default, and README said that launchers run in the background."""
+    assert "FOREGROUND:=" not in (ROOT / launcher).read_text()
+
+
+@pytest.mark.parametrize("script", ["setup.sh", "scripts/test.sh"])
+def test_help_installs_nothing(script, tmp_path):
+    """A copy elsewhere, where nothing is installed and nothing could be."""
+    (tmp_path / script).parent.mkdir(exist_ok=True)
+    (tmp_path / script).write_text((ROOT / script).read_text())
+    done = subprocess.run(["bash", script, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"bash {script}" in done.stdout
+    assert "set -e" not in done.stdout
 
 
 def test_launch_needs_a_log_and_a_command(launch):

@@ -24,6 +24,12 @@ def write_run(path, hit_rate, users=NUM_USERS, seed=0, **fields):
     return write_results(path, predictions, {"mean_results": stated, "dataset": "Toy", **fields})
 
 
+def fails(flags):
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert ended.value.code == 2
+
+
 def test_rows_are_paired_by_user_and_target(tmp_path):
     base, new = write_run(tmp_path / "a.json", 0.5, seed=1), write_run(tmp_path / "b.json", 0.5, seed=2)
     (row,) = compare(base, new)
@@ -37,6 +43,13 @@ def test_a_drop_beyond_the_limit_exits_1(tmp_path, capsys):
     assert main([str(base), str(new), "--max_drop", "hit@1=.2"]) == 0
     assert main([str(new), str(base), "--max_drop", "hit@1=.05"]) == 0  # a gain
     assert main([str(base), str(new)]) == 0  # nothing was demanded
+
+
+def test_the_table_says_what_decides(tmp_path, capsys):
+    """Interval and p value are of two methods, and may seem to contradict each other near the border."""
+    base, new = write_run(tmp_path / "a.json", 0.5), write_run(tmp_path / "b.json", 0.4)
+    main([str(base), str(new)])
+    assert "\np decides, here and for --max_drop: " in capsys.readouterr().out
 
 
 def test_a_drop_within_chance_exits_0(tmp_path):
@@ -55,7 +68,7 @@ def test_a_drop_within_chance_exits_0(tmp_path):
 def test_what_does_not_compare_says_why(tmp_path, capsys, change, message):
     base = write_run(tmp_path / "a.json", 0.5, filter_history=False)
     new = write_run(tmp_path / "b.json", 0.5, **{"filter_history": False, **change})
-    assert main([str(base), str(new)]) == 2
+    fails([str(base), str(new)])
     assert message in capsys.readouterr().err
 
 
@@ -64,14 +77,14 @@ def test_predictions_of_another_run_are_noticed(tmp_path, capsys):
     stale = json.loads(new.read_text())
     stale["mean_results"]["hit@1"] = 0.9
     new.write_text(json.dumps(stale))
-    assert main([str(base), str(new)]) == 2
+    fails([str(base), str(new)])
     assert "different runs" in capsys.readouterr().err
 
 
 def test_missing_predictions_are_an_error(tmp_path, capsys):
     base, new = write_run(tmp_path / "a.json", 0.5), write_run(tmp_path / "b.json", 0.4)
     predictions_path(new).unlink()
-    assert main([str(base), str(new)]) == 2
+    fails([str(base), str(new)])
     assert "b.predictions.parquet does not exist" in capsys.readouterr().err
 
 
@@ -83,5 +96,5 @@ def test_a_limit_that_is_no_number_is_refused(text, tmp_path):
 
 def test_a_metric_that_the_lists_are_too_short_for(tmp_path, capsys):
     base, new = write_run(tmp_path / "a.json", 0.5), write_run(tmp_path / "b.json", 0.4)
-    assert main([str(base), str(new), "--max_drop", "hit@10=.05"]) == 2
+    fails([str(base), str(new), "--max_drop", "hit@10=.05"])
     assert "hit@10" in capsys.readouterr().err

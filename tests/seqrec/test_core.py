@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.common.artifacts import file_hash, index_path, save_sid_index, write_json
+from src.common.artifacts import TOKEN_META, file_hash, index_path, save_sid_index, write_json
 from src.common.sid import SidIndex
-from src.models import TOKEN_META, token_meta
+from src.models import token_meta
 from src.prompt import PromptSettings
-from src.seqrec import case, core
+from src.seqrec import case, core, metric_ddp
 from src.seqrec.config import EvaluateConfig, build_parser, config_from
-from src.seqrec.core import Parts, Recommender, Samples, ask, check, cut_batches, evaluate, make_samples
+from src.seqrec.core import Parts, Samples, ask, check, cut_batches, evaluate, make_samples
+from src.seqrec.recommender import Recommender, training_settings
 from src.seqrec.results import predictions_path, read_predictions
 from src.tasks.task import load_task
 from tests.seqrec.test_results import DOCUMENTED
@@ -32,6 +33,7 @@ from tests.toy import (
     dataset_paths,
     scratch,
     shared_model,
+    tiny_model,
     toy_catalogue,
     toy_copy,
     toy_index,
@@ -145,9 +147,9 @@ def test_ranked_lists_do_not_depend_on_the_target(tmp_path):
 
 def test_prompts_are_the_checkpoints(tmp_path):
     config = config_for(tmp_path)
-    assert core.training_settings(config).max_his_len == 6
-    assert core.training_settings(replace(config, max_his_len=0)).max_his_len == 0
-    assert core.training_settings(replace(config, max_his_len=3)).his_sep == ", "
+    assert training_settings(config).max_his_len == 6
+    assert training_settings(replace(config, max_his_len=0)).max_his_len == 0
+    assert training_settings(replace(config, max_his_len=3)).his_sep == ", "
 
 
 # ---- ranks and kills -------------------------------------------------------------------------------------------------
@@ -242,6 +244,16 @@ def test_failure_keeps_what_was_done_and_writes_no_results(tmp_path, monkeypatch
     assert len(list((tmp_path / "failing" / "results.predictions.parts").glob("0-*.npz"))) == 3
 
 
+def test_failure_at_the_start_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Recommender, "rank", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(config_for(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2", "qwen2_vl"])
 def test_two_processes_give_the_same_as_one(tmp_path, family):
@@ -278,9 +290,9 @@ def test_sample_num_is_seeded(tmp_path):
     draws = [make_samples(replace(config, seed=seed), task, catalogue).users.tolist() for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
     assert all(len(set(draw)) == 12 for draw in draws)
-    for number in (-1, 0, 48, 1000):
+    for number in (0, 48, 1000):  # 0: all
         assert len(make_samples(replace(config, sample_num=number), task, catalogue).users) == 48
-    valid = make_samples(replace(config, split="valid", sample_num=-1), task, catalogue)
+    valid = make_samples(replace(config, split="valid", sample_num=0), task, catalogue)
     assert (valid.positions == catalogue.valid_end[valid.users] - 1).all()
 
 
@@ -355,6 +367,11 @@ FAULTS = [
     ({"filter_items": False}, "--filter_items False"),
     ({"num_beams": 0, "metrics": ()}, "at least 1"),
     ({"test_batch_size": 0}, "at least 1"),
+    ({"sample_num": -1}, "--sample_num -1: it must be at least 0"),
+    ({"max_his_len": -1}, "--max_his_len -1: it must be at least 0"),
+    ({"device": "tpu"}, "there is no device 'tpu': choose auto, cpu, cuda or cuda:N"),
+    ({"ckpt_model": Path("gone")}, "--ckpt_model gone is no folder"),
+    ({"results_file": Path("/dev/null/results.json")}, "results.json cannot be written"),
     ({"dataset": "Gone"}, "there is no dataset folder"),
     ({"index_file": ".index_gone.json"}, "was not found. Tried"),
     ({"image_path": "gone", "test_task": "mmseqrec"}, "mmseqrec shows pictures, and .*gone has none"),
@@ -366,14 +383,14 @@ def test_faults_are_found_before_the_model(tmp_path, monkeypatch, changes, fault
     def refuse(*_, **__):
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr(core, "load_finetuned", refuse)
+    monkeypatch.setattr("src.seqrec.recommender.load_finetuned", refuse)
     with pytest.raises((ValueError, FileNotFoundError), match=fault):
         evaluate(config_for(tmp_path, **changes))
     assert not list(tmp_path.iterdir())
 
 
 def test_another_index_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(core, "load_finetuned", None)
+    monkeypatch.setattr("src.seqrec.recommender.load_finetuned", None)
     data = toy_copy(tmp_path)
     path = index_path(dataset_paths(data, NAME), "simple")
     before = file_hash(path)
@@ -385,10 +402,45 @@ def test_another_index_is_refused(tmp_path, monkeypatch):
         evaluate(config_for(tmp_path, data_path=data))
 
 
+def test_a_model_that_was_not_fine_tuned_is_told_from_a_wrong_index(tmp_path, monkeypatch):
+    """Both used to read `wrong index?`, after the model had been loaded."""
+    monkeypatch.setattr("src.seqrec.recommender.load_finetuned", None)
+    with pytest.raises(
+        ValueError, match=r"was not fine-tuned on SIDs: it has no token_meta\.json, and .* <a_0>\. Fine-"
+    ):
+        evaluate(config_for(tmp_path, ckpt_model=tiny_model("qwen2")))
+    folder = tmp_path / "foreign"
+    shutil.copytree(checkpoint(), folder)
+    (folder / TOKEN_META).unlink()
+    check(config_for(tmp_path, ckpt_model=folder))  # of another system: its tokenizer knows the SIDs
+
+
+def test_lists_are_no_longer_than_there_are_items(tmp_path):
+    """More beams than items used to take memory for each."""
+    config = config_for(tmp_path, num_beams=10**9, metrics=("hit@10", "hit@50"))
+    results = json.loads(evaluate(config).read_text())
+    assert results["num_beams"] == 50  # a metric looks that far down
+    assert results["mean_results"]["hit@50"] == 1
+    ranked = predictions_of(config)[0].ranked
+    assert (np.sort(ranked[:, :NUM_ITEMS]) == np.arange(NUM_ITEMS)).all()
+    assert (ranked[:, NUM_ITEMS:] == -1).all()
+
+
 # ---- entries ---------------------------------------------------------------------------------------------------------
 def test_flags_become_the_config():
     needed = ["--dataset", "D", "--index_file", "i", "--ckpt_path", "c"]
     assert config_from(build_parser("").parse_args(needed)) == EvaluateConfig("D", "i", Path("c"))
+
+
+def test_entries_have_the_same_defaults(monkeypatch):
+    """But for how many users a case shows; --filter_history decides whom a figure compares with."""
+    seen = []
+    monkeypatch.setattr(case, "show", seen.append)
+    monkeypatch.setattr(core, "evaluate", seen.append)
+    for entry in (case, metric_ddp):
+        entry.main(["--dataset", "D", "--index_file", "i", "--ckpt_path", "c"])
+    assert replace(seen[0], sample_num=0) == seen[1] == EvaluateConfig("D", "i", Path("c"))
+    assert seen[0].sample_num == case.SHOWN_USERS
 
 
 def test_cases_are_shown(capsys):

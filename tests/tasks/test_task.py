@@ -2,11 +2,12 @@
 
 import json
 import re
+from itertools import combinations
 
 import pytest
 
 from src.tasks import task as tasks
-from src.tasks.task import ITEM_TEXTS, KINDS, SLOT, SLOTS, load_task
+from src.tasks.task import ITEM_TEXTS, KINDS, SLOT, SLOTS, Template, load_task
 
 
 def words_of(text: str) -> set[str]:
@@ -41,6 +42,38 @@ def test_slots_of_words_stand_alone(name):
     """A literal between two slots, so that pieces tokenised one by one read as the whole would."""
     for template in load_task(name).templates:
         assert "}{" not in template.prompt.replace("{image}", "").replace("{history_images}", "")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_label_stands_without_its_words(name):
+    for template in load_task(name).templates:
+        for number in range(len(ITEM_TEXTS) + 1):
+            for empty in combinations(ITEM_TEXTS[1:], number):
+                whole = template.without(empty)
+                for text in (whole.prompt, whole.answer, whole.prompt_without_image or ""):
+                    assert not set("[]") & set(text)
+                    assert text == text.strip()
+                    assert not {"brand", "description"} & set(SLOT.findall(text)) & set(empty)
+                    assert text == whole.answer or "categories" not in set(SLOT.findall(text)) & set(empty)
+                assert SLOT.findall(whole.answer)
+
+
+def test_parts_go_with_their_field():
+    template = Template(
+        "{image}Find this.[ Title: {title}][ Text: {description}]", "[{brand}: ]{description}", "[a {brand}]"
+    )
+    assert template.without(()) == Template(
+        "{image}Find this. Title: {title} Text: {description}", "{brand}: {description}", "a {brand}"
+    )
+    assert template.without({"description", "brand"}) == Template("{image}Find this. Title: {title}", "{title}", "")
+
+
+@pytest.mark.parametrize("part", ["[and so on]", "[{sid}]", "[{title} of {brand}]"])
+def test_a_part_that_may_go_has_one_field(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "TEMPLATE_DIR", tmp_path)
+    (tmp_path / "item2index.json").write_text(json.dumps([{"prompt": f"Find {part}", "answer": "{sid}"}]))
+    with pytest.raises(ValueError, match="must hold one slot of title, "):
+        load_task("item2index")
 
 
 def test_first_wording_of_ranked_tasks_asks_for_an_item():

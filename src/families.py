@@ -1,0 +1,133 @@
+"""The table of model families (a new one is a row), and what a folder holds by its JSON files: told without torch."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.common.artifacts import read_json
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/name
+OWN_FOLDERS = ("models", "output", "data")  # where runs put things, there or not yet: never an owner
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between families of models.
+
+    Attributes:
+        config_types: `model_type` in the config of its checkpoints.
+        vision: takes pictures.
+        visual_modules: names in module paths that belong to the vision tower and its projector.
+        mrope: has multimodal rotary positions (three rows of position ids).
+    """
+
+    config_types: tuple[str, ...]
+    vision: bool = False
+    visual_modules: tuple[str, ...] = ()
+    mrope: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": Family(("qwen2_vl",), True, ("visual",), mrope=True),
+    "qwen2_5_vl": Family(("qwen2_5_vl",), True, ("visual",), mrope=True),
+    "qwen3_vl": Family(("qwen3_vl",), True, ("visual",), mrope=True),
+    "llava_onevision": Family(("llava_onevision",), True, ("vision_tower", "multi_modal_projector", "image_newline")),
+    "qwen2": Family(("qwen2",)),
+    "qwen2_5": Family(("qwen2",)),
+    "qwen": Family(("qwen2",)),
+    "qwen3": Family(("qwen3",)),
+    "llama": Family(("llama",)),
+}
+
+
+def family_of(model_type: str, vision: bool, entry: str) -> Family:
+    """The row of `--model_type`.
+
+    Raises:
+        ValueError: no such type, or one that belongs to another entry.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(f"unknown --model_type {model_type!r}: choose from {', '.join(FAMILIES)}")
+    family = FAMILIES[model_type]
+    if family.vision != vision:
+        other = "train_ddp_vl" if family.vision else "train_ddp"
+        raise ValueError(
+            f"--model_type {model_type} is a {'vision-language' if family.vision else 'text'} model, which {entry} does"
+            f" not train: use python -m src.finetune.{other}"
+        )
+    return family
+
+
+def family_of_config(model: str | Path, config_type: str | None, model_type: str | None = None) -> Family:
+    """The row of a model whose config names `config_type`.
+
+    Raises:
+        ValueError: it is of another family than `model_type` says, or of none that GRec knows.
+    """
+    fitting = [name for name, family in FAMILIES.items() if config_type in family.config_types]
+    if not fitting:
+        raise ValueError(f"the model at {model} is a {config_type}; GRec knows {', '.join(FAMILIES)}")
+    if model_type is not None and model_type not in fitting:
+        raise ValueError(f"the model at {model} is a {config_type}: use --model_type {fitting[0]}, not {model_type}")
+    return FAMILIES[fitting[0]]
+
+
+# ---- what a folder holds ---------------------------------------------------------------------------------------------
+def check_base_model(model: str | Path, model_type: str | None = None) -> None:
+    """Refuses a model that is not there, or is of the wrong family, as far as this machine's files tell.
+
+    `owner/name` is taken for a name on the hub, unless there is a folder `owner` here; the hub is not asked for
+    anything else, which must be a path.
+
+    Raises:
+        FileNotFoundError, ValueError: as said.
+    """
+    folder, config = Path(model), Path(model, "config.json")
+    if not folder.is_dir():
+        if not HUB_NAME.fullmatch(str(model)) or folder.parent.exists() or folder.parts[0] in OWN_FOLDERS:
+            raise FileNotFoundError(
+                f"there is no model at {model}: the folder does not exist. Give a folder with weights, or make a tiny"
+                f" model with python3 scripts/make_tiny_model.py"
+            )
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        cached = try_to_load_from_cache(str(model), "config.json")
+        if not isinstance(cached, str):
+            if constants.HF_HUB_OFFLINE:
+                raise FileNotFoundError(
+                    f"there is no model at {model}: it is neither a folder nor in the cache, and HF_HUB_OFFLINE forbids"
+                    f" to fetch it. Give a folder with weights"
+                )
+            return
+        config = Path(cached)
+    if not config.is_file():
+        raise FileNotFoundError(f"there is no model at {model}: it has no config.json. Give a folder with weights")
+    family_of_config(model, read_json(config).get("model_type"), model_type)
+
+
+def check_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora: bool) -> None:
+    """Refuses a folder that is not what `lora` says.
+
+    Raises:
+        FileNotFoundError, ValueError: `ckpt_model` is no folder or holds no model, `lora` without a base, or a base
+            that is not there.
+    """
+    ckpt = Path(ckpt_model)
+    if not ckpt.is_dir():
+        raise FileNotFoundError(f"--ckpt_model {ckpt} is no folder: give the --output_dir of a fine-tuning run")
+    is_adapter = (ckpt / "adapter_config.json").is_file()
+    if not is_adapter and not (ckpt / "config.json").is_file():
+        unfinished = sorted(path.name for path in ckpt.glob("checkpoint-*"))
+        cure = f"{unfinished[-1]} in it may do" if unfinished else "give the --output_dir of a fine-tuning run"
+        raise FileNotFoundError(f"--ckpt_model {ckpt} holds no finished model, neither whole nor an adapter: {cure}")
+    if lora != is_adapter:
+        kind, cure = (
+            ("a LoRA adapter", "add --lora and --base_model") if is_adapter else ("a whole model", "leave out --lora")
+        )
+        raise ValueError(f"{ckpt} holds {kind}: {cure}")
+    if not lora:
+        check_base_model(ckpt)
+    elif base_model is None:
+        raise ValueError("--lora needs --base_model: the adapter holds only what differs from it")
+    else:
+        check_base_model(base_model)

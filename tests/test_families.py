@@ -1,0 +1,69 @@
+"""What a folder holds is told from its JSON files, and the hub is asked for names of the hub only."""
+
+import shutil
+
+import pytest
+from huggingface_hub import constants
+
+from src.families import check_base_model, check_finetuned, family_of
+from tests.toy import tiny_model
+
+
+def test_entries_refuse_each_others_families():
+    with pytest.raises(ValueError, match=r"unknown --model_type 'gpt2': choose from qwen2_vl"):
+        family_of("gpt2", False, "train_ddp")
+    with pytest.raises(ValueError, match=r"train_ddp does not train: use python -m src\.finetune\.train_ddp_vl"):
+        family_of("qwen2_vl", False, "train_ddp")
+    with pytest.raises(ValueError, match=r"text model, which train_ddp_vl .* src\.finetune\.train_ddp$"):
+        family_of("llama", True, "train_ddp_vl")
+
+
+@pytest.mark.parametrize("name", ["/nope", "/nope/model", "./nope/model", "~/model", "a/b/c", "model", "models/x"])
+def test_a_path_is_not_looked_for_on_the_hub(name, tmp_path, monkeypatch):
+    """A typo in --base_model used to wait for the hub for 39 seconds."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"there is no model at {name}: the folder does not exist"):
+        check_base_model(name)
+
+
+def test_a_name_of_the_hub_passes_unless_the_hub_is_off(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    check_base_model("nobody/no-model")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="neither a folder nor in the cache, and HF_HUB_OFFLINE forbids"):
+        check_base_model("nobody/no-model")
+    (tmp_path / "nobody").mkdir()
+    with pytest.raises(FileNotFoundError, match="the folder does not exist"):
+        check_base_model("nobody/no-model")
+
+
+def test_a_model_of_this_machine_must_be_of_its_family(tmp_path):
+    check_base_model(tiny_model("qwen2"), "qwen2_5")
+    with pytest.raises(ValueError, match="is a qwen3: use --model_type qwen3, not llama"):
+        check_base_model(tiny_model("qwen3"), "llama")
+    with pytest.raises(ValueError, match="is a t5; GRec knows qwen2_vl"):
+        check_base_model(tiny_model("t5"))
+    with pytest.raises(FileNotFoundError, match=r"it has no config\.json"):
+        check_base_model(tmp_path)
+
+
+def test_checkpoint_must_be_what_the_flags_say(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no folder: give the --output_dir"):
+        check_finetuned(tmp_path / "gone", None, False)
+    with pytest.raises(ValueError, match="holds a whole model: leave out --lora"):
+        check_finetuned(tiny_model("qwen2"), None, True)
+    with pytest.raises(FileNotFoundError, match="holds no finished model, neither whole nor an adapter: give the"):
+        check_finetuned(tmp_path, None, False)
+    shutil.copytree(tiny_model("qwen2"), tmp_path / "checkpoint-12")
+    with pytest.raises(FileNotFoundError, match=r"holds no finished model.*: checkpoint-12 in it may do"):
+        check_finetuned(tmp_path, None, False)
+    check_finetuned(tmp_path / "checkpoint-12", None, False)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a LoRA adapter: add --lora and --base_model"):
+        check_finetuned(tmp_path, None, False)
+    with pytest.raises(ValueError, match="--lora needs --base_model"):
+        check_finetuned(tmp_path, None, True)
+    with pytest.raises(FileNotFoundError, match="there is no model at /nope"):
+        check_finetuned(tmp_path, "/nope", True)
+    check_finetuned(tmp_path, tiny_model("qwen2"), True)
