@@ -12,6 +12,9 @@ cd "$(dirname "$0")/.." && source scripts/launch.sh
 : "${DEVICE:=auto}"
 : "${LOG_FILE:=./log/index/kmeans_$(date +%Y%m%d%H%M%S).log}"
 
+if [[ -n $ask_help ]]; then
+    launch "$LOG_FILE" python3 index/main.py
+fi
 if [[ ${DRY_RUN:-0} == 0 && -z ${KMEANS_JOB:-} ]]; then # start this file again, as the background job
     export DATASET MODEL_NAME DATA_PATH KMEANS_MODE CKPT_DIR DEVICE LOG_FILE
     launch "$LOG_FILE" env KMEANS_JOB=1 bash index/Kmeans_test.sh "$@"

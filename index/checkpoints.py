@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from index.config import RQVAEConfig, from_table
+from index.config import RQVAEConfig, as_paths, from_table
 from index.rqvae import RQVAE
 from src.common.artifacts import atomic_path
 from src.common.record import plain
@@ -26,10 +26,9 @@ class Checkpoint(NamedTuple):
     epoch: int | None
 
     @property
-    def data_path(self) -> Path | None:
-        """The embeddings it was trained on."""
-        path = self.settings.get("data_path")
-        return Path(path) if path else None
+    def data_path(self) -> tuple[Path, ...]:
+        """The embeddings it was trained on; none where it does not say."""
+        return as_paths(self.settings.get("data_path") or None)
 
 
 def save_checkpoint(path: Path, table: Mapping[str, Any]) -> None:
@@ -76,10 +75,9 @@ def load_checkpoint(path: str | Path, device: torch.device) -> Checkpoint:
         raise ValueError(f"{path} holds no RQ-VAE: it lacks `state_dict` or the settings. Give one of index/main.py")
     settings = dict(table["settings"]) if "settings" in table else _old_settings(table["args"])
     state = _complete(table["state_dict"])
-    first = next((key for key in state if key.startswith("encoder.") and state[key].ndim == 2), None)
-    if first is None:
+    if not state["normalizer.widths"].sum():
         raise ValueError(f"{path} holds no encoder: it was made by another model than index/rqvae.py")
-    model = RQVAE(from_table(RQVAEConfig, settings), in_dim=state[first].shape[1])
+    model = RQVAE(from_table(RQVAEConfig, settings), state["normalizer.widths"].tolist())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -104,7 +102,9 @@ def _complete(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         level = key.removesuffix("embedding.weight")
         state.setdefault(f"{level}initialised", torch.tensor(True))
         state.setdefault(f"{level}usage", torch.zeros(len(state[key]), dtype=torch.int64))
-    in_dim = next((value.shape[1] for key, value in state.items() if key.startswith("encoder.") and value.ndim == 2), 0)
+    encoders = (value.shape[1] for key, value in state.items() if key.startswith("encoder.") and value.ndim == 2)
+    in_dim = len(state["normalizer.mean"]) if "normalizer.mean" in state else next(encoders, 0)
     state.setdefault("normalizer.mean", torch.zeros(in_dim))
     state.setdefault("normalizer.scale", torch.ones(in_dim))
+    state.setdefault("normalizer.widths", torch.tensor([in_dim]))
     return state

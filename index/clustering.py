@@ -114,3 +114,40 @@ def sinkhorn_codes(distances: Tensor, epsilon: float, num_iterations: int) -> Te
         rows = (1 / num_rows) / (kernel @ columns.transpose(-1, -2)).clamp_min(smallest)
         columns = (1 / num_columns) / (rows.transpose(-1, -2) @ kernel).clamp_min(smallest)
     return (kernel * columns).argmax(-1)
+
+
+@torch.no_grad()
+def balanced_codes(vectors: Tensor, centres: Tensor) -> Tensor:
+    """(N,) int64: near codewords whose cluster sizes differ by at most one. (First version: being worked on.)"""
+    distances = squared_distances(vectors, centres)
+    num_rows, num_centres = distances.shape
+    room = torch.full((num_centres,), num_rows // num_centres, device=vectors.device)
+    spare = num_rows % num_centres
+    free = torch.ones(num_rows, dtype=torch.bool, device=vectors.device)
+    codes = torch.full((num_rows,), -1, device=vectors.device)
+    while bool(free.any()):
+        if not bool((room > 0).any()):
+            room[torch.bincount(distances[free].argmin(1), minlength=num_centres).topk(spare).indices] = 1
+        rows = free.nonzero().squeeze(1)
+        costs = distances[rows].masked_fill(room == 0, math.inf)
+        best, targets = costs.min(1)
+        order = best.argsort(stable=True)
+        order = order[targets[order].argsort(stable=True)]
+        sizes = torch.bincount(targets, minlength=num_centres)
+        rank = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[targets[order]]
+        taken = order[rank < room[targets[order]]]
+        codes[rows[taken]] = targets[taken]
+        free[rows[taken]] = False
+        room -= torch.bincount(targets[taken], minlength=num_centres)
+    return codes
+
+
+@torch.no_grad()
+def balanced_kmeans(vectors: Tensor, num_centres: int, num_iterations: int, seed: int) -> Tensor:
+    """(num_centres, D): as `kmeans`, for balanced codes. (First version: being worked on.)"""
+    centres = kmeans(vectors, num_centres, num_iterations, seed)
+    for _ in range(min(num_iterations, 5)):
+        codes = balanced_codes(vectors, centres)
+        sums = torch.zeros_like(centres).index_add_(0, codes, vectors)
+        centres = sums / torch.bincount(codes, minlength=num_centres)[:, None]
+    return centres

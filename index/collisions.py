@@ -1,25 +1,26 @@
 """Making SIDs unique: find items that share one, and move as few and as little as possible.
 
 All functions take numpy arrays. Letters as in index/quantizer.py; M reserved SIDs belong to items that may not move.
+One sort of the SIDs finds all that share a prefix, and distances are taken CHUNK rows at a time: time grows with
+N log N, and memory hardly beyond the codes, so that latents may lie in a memory map.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from index.metrics import prefix_groups
-
 SINKHORN_ROUNDS = 20  # as LC-Rec's generate_indices.py
 SINKHORN_EPSILON = 0.003  # LC-Rec's, where training used none on the last level
-CHUNK = 16_384  # rows whose distances to a codebook are held at a time
+CHUNK = 4096  # rows whose distances to a codebook are held at a time: 8 MB for 256 codewords
 
 
 class Resolution(NamedTuple):
     """Codes without collisions, and what it took."""
 
-    codes: np.ndarray  # (N, L), or (N, L + 1) with a suffix level
+    codes: np.ndarray  # (N, L) int64, or (N, L + 1) with a suffix level
     num_moved: int  # items with another code than before on some level (a suffix moves nobody)
     num_spilled: int  # of these, items that left a prefix with more items than SIDs
     suffix_size: int  # codewords of the extra level; 0 without one
@@ -54,117 +55,166 @@ def resolve_collisions(
         return Resolution(codes, 0, 0, 0)
     if method == "suffix" or reserved.shape[1] > num_levels:
         return _with_suffix(codes, reserved)
-    reserved = np.unique(reserved, axis=0)
-    capacity = _capacities(codebooks)[0]
-    if len(codes) + len(reserved) > capacity:
+    reserved = _distinct(reserved)
+    capacities = _capacities(codebooks)
+    if len(codes) + len(reserved) > capacities[0]:
         return _with_suffix(codes, reserved)
-    latents = latents.astype(np.float64)
     codebooks = [codebook.astype(np.float64) for codebook in codebooks]
     if method == "sinkhorn":
-        codes = _sinkhorn_rounds(latents, codebooks, codes, reserved, sk_epsilon, sk_iters)
-    codes, spilled = _spill(latents, codebooks, codes, reserved)
-    codes = _assign_last_level(latents, codebooks, codes, reserved)
-    return Resolution(codes, int((codes != original).any(1).sum()), int(spilled.sum()), 0)
+        _sinkhorn_rounds(latents, codebooks, codes, reserved, sk_epsilon, sk_iters)
+    sids = _sort(codes, reserved)
+    for level in range(num_levels - 1):
+        if sids.sizes(level + 1).max(initial=0) > capacities[level + 1]:
+            _spill(latents, codebooks, codes, sids, level, capacities[level + 1])
+            sids = _sort(codes, reserved)
+    _assign_last_level(latents, codebooks, codes, reserved, sids)
+    moved = codes != original
+    return Resolution(codes, int(moved.any(1).sum()), int(moved[:, :-1].any(1).sum()), 0)
 
 
 def quantization_error(latents: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray) -> float:
     """Mean over items of the squared distance between (N, D) latents and the sum of their codewords."""
-    left = _residuals(latents, codebooks, codes[:, : len(codebooks)])
-    return float(np.square(left, dtype=np.float64).sum(1).mean())
+    codebooks = [codebook.astype(np.float64) for codebook in codebooks]
+    total = 0.0
+    for chunk in _chunks(len(codes)):
+        total += float(np.square(_residuals(latents, codebooks, codes, chunk)).sum())
+    return total / len(codes)
+
+
+# ---- who shares a prefix with whom -----------------------------------------------------------------------------------
+class _Sids(NamedTuple):
+    """N items and M reserved SIDs in the order of their codes, equal ones by their rows."""
+
+    order: np.ndarray  # (N + M,) rows; reserved SIDs are those from N on
+    codes: np.ndarray  # (L, N + M), in this order
+    shared: np.ndarray  # (N + M,) how many first codes each has in common with the one before; -1 for the first
+
+    def starts(self, length: int) -> np.ndarray:
+        """Where in the order each prefix of `length` codes begins."""
+        return np.flatnonzero(self.shared < length)
+
+    def sizes(self, length: int) -> np.ndarray:
+        """How many SIDs each prefix of `length` codes holds."""
+        return np.diff(self.starts(length), append=len(self.order))
+
+
+def _sort(codes: np.ndarray, reserved: np.ndarray) -> _Sids:
+    """Sorts (N, L) codes and (M, L) reserved ones together."""
+    largest = max(codes.max(initial=0), reserved.max(initial=0))
+    columns = np.concatenate([codes, reserved]).T.astype(np.uint16 if largest < 2**16 else np.int64)
+    order = np.lexsort(columns[::-1])  # of 16-bit columns a radix sort
+    columns = np.take(columns, order, axis=1)
+    shared = np.zeros(len(order), np.int16)
+    shared[:1] = -1
+    is_equal = np.ones(max(len(order) - 1, 0), bool)
+    for column in columns:
+        is_equal &= column[1:] == column[:-1]
+        shared[1:] += is_equal
+    return _Sids(order, columns, shared)
+
+
+def _distinct(codes: np.ndarray) -> np.ndarray:
+    """The distinct rows of (M, L) codes, in their order."""
+    sids = _sort(codes, codes[:0])
+    return codes[sids.order[sids.starts(codes.shape[1])]]
+
+
+def _crowded(sids: _Sids) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the prefixes of all but the last code that hold a collision, prefix by prefix, and how many each has."""
+    num_levels = len(sids.codes)
+    starts, sizes = sids.starts(num_levels - 1), sids.sizes(num_levels - 1)
+    holds_collision = np.add.reduceat(sids.shared == num_levels, starts) > 0 if len(starts) else starts > 0
+    return sids.order[np.repeat(holds_collision, sizes)], sizes[holds_collision]
 
 
 # ---- optimal assignment on the last level ----------------------------------------------------------------------------
 def _assign_last_level(
-    latents: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray, reserved: np.ndarray
-) -> np.ndarray:
+    latents: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray, reserved: np.ndarray, sids: _Sids
+) -> None:
     """Inside each prefix that holds a collision, the assignment of least total squared error; others keep theirs."""
-    codes = codes.copy()
     last = len(codebooks) - 1
-    groups, reserved_groups = _joint_groups(codes, reserved, last)
-    rows = np.flatnonzero(np.isin(groups, np.unique(groups[_colliding(codes, reserved)])))
-    if not len(rows):
-        return codes
-    rows = rows[np.argsort(groups[rows], kind="stable")]
-    starts = np.flatnonzero(np.r_[True, np.diff(groups[rows]) != 0])
-    ends = np.r_[starts[1:], len(rows)]
-    taken_by_group = _rows_by_group(reserved_groups)
-    codebook = codebooks[last]
-    chunk_start = chunk_end = 0
-    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if end > chunk_end:  # distances of the next groups, whole groups at a time, in one matrix product
-            chunk_start = start
-            chunk_end = ends[max(number, np.searchsorted(ends, start + CHUNK, side="right") - 1)]
-            members = rows[chunk_start:chunk_end]
-            distances = _distances(_residuals(latents[members], codebooks[:last], codes[members]), codebook)
-        costs = distances[start - chunk_start : end - chunk_start]
-        free = np.arange(len(codebook))
-        if (taken := taken_by_group.get(groups[rows[start]])) is not None:
-            free = np.setdiff1d(free, reserved[taken, last])
-            costs = costs[:, free]
-        picked_rows, picked_columns = linear_sum_assignment(costs)
-        codes[rows[start:end][picked_rows], last] = free[picked_columns]
-    return codes
+    rows, sizes = _crowded(sids)
+    is_item = rows < len(codes)
+    items, taken = rows[is_item], reserved[rows[~is_item] - len(codes), last]
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    item_bounds, taken_bounds = _bounds(group[is_item], len(sizes)), _bounds(group[~is_item], len(sizes))
+    first = 0
+    while first < len(sizes):  # whole groups, as many as fit into a chunk
+        start = item_bounds[first]
+        final = max(first + 1, bisect_right(item_bounds, start + CHUNK) - 1)
+        members = items[start : item_bounds[final]]
+        costs = _costs(_residuals(latents, codebooks[:last], codes, members), codebooks[last])
+        chosen = np.empty(len(members), np.int64)
+        for number in range(first, final):
+            own = slice(item_bounds[number] - start, item_bounds[number + 1] - start)
+            problem = costs[own]
+            if taken_bounds[number] < taken_bounds[number + 1]:
+                problem[:, taken[taken_bounds[number] : taken_bounds[number + 1]]] = np.inf
+            chosen[own] = linear_sum_assignment(problem)[1]  # a few microseconds: most groups are small
+        codes[members, last] = chosen
+        first = final
 
 
 # ---- prefixes with more items than SIDs ------------------------------------------------------------------------------
 def _spill(
-    latents: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray, reserved: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Moves the surplus of over-full prefixes to siblings with room, from the coarsest level down.
+    latents: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray, sids: _Sids, level: int, capacity: int
+) -> None:
+    """Moves the surplus of prefixes with more than `capacity` SIDs below code `level` to siblings with room.
 
-    Returns:
-        codes: (N, L); no prefix holds more items than it has SIDs.
-        spilled: (N,) bool.
+    Those leave whose next best sibling adds the least error, and choose first. Their deeper codes are the nearest ones.
     """
-    codes, spilled = codes.copy(), np.zeros(len(codes), bool)
-    capacities = _capacities(codebooks)
-    for level in range(len(codebooks) - 1):
-        children, reserved_children = _joint_groups(codes, reserved, level + 1)
-        num_children = 1 + max(children.max(), reserved_children.max(initial=0))
-        counts = np.bincount(children, minlength=num_children) + np.bincount(reserved_children, minlength=num_children)
-        overfull = counts[children] > capacities[level + 1]
-        if not overfull.any():
-            continue
-        parents, reserved_parents = _joint_groups(codes, reserved, level)
-        for parent in np.unique(parents[overfull]):
-            rows = np.flatnonzero(parents == parent)
-            taken = np.bincount(reserved[reserved_parents == parent, level], minlength=len(codebooks[level]))
-            residuals = _residuals(latents[rows], codebooks[:level], codes[rows])
-            new = _rebalance(_distances(residuals, codebooks[level]), codes[rows, level], capacities[level + 1] - taken)
-            moved = rows[new != codes[rows, level]]
-            codes[rows, level] = new
-            spilled[moved] = True
-            residuals = _residuals(latents[moved], codebooks[: level + 1], codes[moved])
-            for deeper in range(level + 1, len(codebooks)):
-                codes[moved, deeper] = _nearest(residuals, codebooks[deeper])
-                residuals = residuals - codebooks[deeper][codes[moved, deeper]]
-    return codes, spilled
+    codebook = codebooks[level]
+    starts, sizes = sids.starts(level + 1), sids.sizes(level + 1)
+    parent = np.searchsorted(sids.starts(level), starts, side="right") - 1
+    is_overfull = sizes > capacity
+    parents = np.unique(parent[is_overfull])
+    siblings = np.isin(parent, parents)
+    room = np.full((len(parents), len(codebook)), capacity)  # below each code of each parent
+    room[np.searchsorted(parents, parent[siblings]), sids.codes[level, starts[siblings]]] -= sizes[siblings]
+
+    rows = sids.order[np.repeat(is_overfull, sizes)]
+    group = np.repeat(np.flatnonzero(is_overfull), sizes[is_overfull])
+    rows, group = rows[rows < len(codes)], group[rows < len(codes)]
+    family = np.searchsorted(parents, parent[group])  # row of `room`
+    added = np.empty(len(rows))
+    for chunk in _chunks(len(rows)):
+        costs = _costs(_residuals(latents, codebooks[:level], codes, rows[chunk]), codebook)
+        present = costs[np.arange(len(costs)), codes[rows[chunk], level]]
+        added[chunk] = np.where(room[family[chunk]] > 0, costs, np.inf).min(1) - present
+    order = np.lexsort((added, group))
+    leaving = order[_rank_in_group(group[order]) < sizes[group[order]] - capacity]
+    leaving = leaving[np.argsort(added[leaving], kind="stable")]
+
+    for chunk in _chunks(len(leaving)):
+        moving, families = rows[leaving[chunk]], family[leaving[chunk]]
+        residuals = _residuals(latents, codebooks[:level], codes, moving)
+        codes[moving, level] = _place(_costs(residuals, codebook), families, room)
+        for deeper in range(level + 1, len(codebooks)):
+            residuals -= codebooks[deeper - 1][codes[moving, deeper - 1]]
+            codes[moving, deeper] = _costs(residuals, codebooks[deeper]).argmin(1)
 
 
-def _rebalance(costs: np.ndarray, chosen: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Moves items out of over-full codes, those first whose next best code with room adds the least error.
+def _place(costs: np.ndarray, families: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Gives each item its best code with room, the first items first, and takes that room.
 
     Args:
-        costs: (m, K) squared error of each item under each code.
-        chosen: (m,) present code.
-        room: (K,) items that each code may hold; their sum is at least m.
+        costs: (m, K) of each item under each code.
+        families: (m,) row of `room` that the item draws from.
+        room: (P, K) items that each code may still take; changed in place.
 
     Returns:
-        (m,) codes, none with more items than its room.
+        (m,) int64 codes.
     """
-    chosen = chosen.copy()
-    while True:
-        free = room - np.bincount(chosen, minlength=len(room))
-        rows = np.flatnonzero(free[chosen] < 0)
-        if not len(rows):
-            return chosen
-        open_codes = np.flatnonzero(free > 0)
-        targets = open_codes[costs[np.ix_(rows, open_codes)].argmin(1)]
-        added = costs[rows, targets] - costs[rows, chosen[rows]]
-        order = np.argsort(added, kind="stable")
-        order = order[_rank_in_group(chosen[rows[order]]) < -free[chosen[rows[order]]]]  # each gives up its surplus
-        order = order[_rank_in_group(targets[order]) < free[targets[order]]]  # and each takes what it has room for
-        chosen[rows[order]] = targets[order]
+    chosen = np.empty(len(costs), np.int64)
+    waiting = np.arange(len(costs))
+    while len(waiting):
+        wanted = np.where(room[families[waiting]] > 0, costs[waiting], np.inf).argmin(1)
+        cells = families[waiting] * room.shape[1] + wanted
+        is_served = _rank_in_group(cells) < room.reshape(-1)[cells]
+        chosen[waiting[is_served]] = wanted[is_served]
+        np.subtract.at(room.reshape(-1), cells[is_served], 1)
+        waiting = waiting[~is_served]
+    return chosen
 
 
 # ---- the other methods -----------------------------------------------------------------------------------------------
@@ -175,30 +225,30 @@ def _sinkhorn_rounds(
     reserved: np.ndarray,
     epsilon: float,
     num_iterations: int,
-) -> np.ndarray:
+) -> None:
     """Up to 20 rounds of LC-Rec's rule: each group of colliding items is spread by Sinkhorn-Knopp on the last level."""
     import torch
 
     from index.clustering import sinkhorn_codes
 
-    codes = codes.copy()
     last = len(codebooks) - 1
+    rows, _ = _crowded(_sort(codes, reserved))  # no other prefix will hold a collision
+    items, taken = rows[rows < len(codes)], reserved[rows[rows >= len(codes)] - len(codes)]
     for _ in range(SINKHORN_ROUNDS):
-        rows = np.flatnonzero(_colliding(codes, reserved))
-        if not len(rows):
+        sids = _sort(codes[items], taken)
+        starts, sizes = sids.starts(last + 1), sids.sizes(last + 1)
+        num_items = np.diff(np.cumsum(sids.order < len(items))[starts + sizes - 1], prepend=0)
+        is_colliding = (sizes > 1) & (num_items <= len(codebooks[last]))  # more can but spill
+        if not is_colliding.any():
             break
-        groups = prefix_groups(codes[rows], last + 1)
-        rows = rows[np.argsort(groups, kind="stable")]
-        sizes = np.bincount(groups)
-        starts = np.cumsum(sizes) - sizes
-        for size in np.unique(sizes):  # groups of one size are solved together
-            for some in np.array_split(starts[sizes == size], -(-int((sizes == size).sum()) * int(size) // CHUNK)):
-                members = rows[some[:, None] + np.arange(size)]
-                flat = members.reshape(-1)
-                costs = _distances(_residuals(latents[flat], codebooks[:last], codes[flat]), codebooks[last])
+        for size in np.unique(num_items[is_colliding]):  # groups of one size are solved together
+            begins = starts[is_colliding & (num_items == size)]
+            for some in np.array_split(begins, -(-len(begins) * int(size) // CHUNK)):
+                members = items[sids.order[some[:, None] + np.arange(size)]].reshape(-1)
+                residuals = _residuals(latents, codebooks[:last], codes, members)
+                costs = _costs(residuals, codebooks[last]) + np.square(residuals).sum(1)[:, None]
                 problems = torch.from_numpy(costs).view(len(some), int(size), -1)
-                codes[flat, last] = sinkhorn_codes(problems, epsilon, num_iterations).reshape(-1).numpy()
-    return codes
+                codes[members, last] = sinkhorn_codes(problems, epsilon, num_iterations).reshape(-1).numpy()
 
 
 def _with_suffix(codes: np.ndarray, reserved: np.ndarray) -> Resolution:
@@ -209,36 +259,26 @@ def _with_suffix(codes: np.ndarray, reserved: np.ndarray) -> Resolution:
             "the old index has no extra level, and new items cannot be told apart without one: make the index again"
             " without --extend, or train with larger codebooks (--num_emb_list)"
         )
-    groups, reserved_groups = _joint_groups(codes, reserved, num_levels)
-    suffix = _rank_in_group(groups)
+    sids = _sort(codes, reserved[:, :num_levels])
+    group = np.empty(len(sids.order), np.int64)
+    group[sids.order] = np.cumsum(sids.shared < num_levels) - 1
+    suffix = _rank_in_group(group[: len(codes)])
     if len(reserved):
-        first = np.zeros(1 + max(groups.max(initial=0), reserved_groups.max()), np.int64)
-        np.maximum.at(first, reserved_groups, reserved[:, num_levels] + 1)
-        suffix = suffix + first[groups]
+        first = np.zeros(len(group), np.int64)
+        np.maximum.at(first, group[len(codes) :], reserved[:, num_levels] + 1)
+        suffix += first[group[: len(codes)]]
     size = 1 + max(suffix.max(initial=0), reserved[:, num_levels:].max(initial=0))
     return Resolution(np.column_stack([codes, suffix]), 0, 0, int(size))
 
 
 # ---- small tools -----------------------------------------------------------------------------------------------------
-def _joint_groups(codes: np.ndarray, reserved: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prefix groups of items and of reserved SIDs, numbered together."""
-    num_levels = codes.shape[1]
-    groups = prefix_groups(np.concatenate([codes, reserved[:, :num_levels]]), length)
-    return groups[: len(codes)], groups[len(codes) :]
+def _chunks(num_rows: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK, num_rows)) for start in range(0, num_rows, CHUNK))
 
 
-def _colliding(codes: np.ndarray, reserved: np.ndarray) -> np.ndarray:
-    """(N,) bool: items whose SID another item or a reserved SID has too."""
-    groups, reserved_groups = _joint_groups(codes, reserved, codes.shape[1])
-    return np.bincount(np.concatenate([groups, reserved_groups]))[groups] > 1
-
-
-def _rows_by_group(groups: np.ndarray) -> dict[int, np.ndarray]:
-    if not len(groups):
-        return {}
-    order = np.argsort(groups, kind="stable")
-    values, starts = np.unique(groups[order], return_index=True)
-    return dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
+def _bounds(groups: np.ndarray, num_groups: int) -> list[int]:
+    """Where each of the ascending `groups` begins, and after the last one where it ends."""
+    return [0, *np.cumsum(np.bincount(groups, minlength=num_groups)).tolist()]
 
 
 def _rank_in_group(groups: np.ndarray) -> np.ndarray:
@@ -253,25 +293,26 @@ def _rank_in_group(groups: np.ndarray) -> np.ndarray:
 
 
 def _capacities(codebooks: Sequence[np.ndarray]) -> list[int]:
-    """SIDs under a prefix of 0, 1, ... L levels; cut at 2^62, which no catalogue reaches."""
+    """SIDs under a prefix of 0, 1, ... L codes; cut at 2^62, which no catalogue reaches."""
     capacities = [1]
     for codebook in reversed(codebooks):
         capacities.append(min(capacities[-1] * len(codebook), 2**62))
     return capacities[::-1]
 
 
-def _residuals(latents: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
-    """(N, D): latents minus the codewords of the given levels."""
+def _residuals(
+    latents: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray, rows: np.ndarray | slice
+) -> np.ndarray:
+    """(m, D) float64: latents of some rows, minus their codewords of the given levels."""
+    residuals = np.array(latents[rows], np.float64)  # a copy, also of a memory map
     for level, codebook in enumerate(codebooks):
-        latents = latents - codebook[codes[:, level]]
-    return latents
+        residuals -= codebook[codes[rows, level]]
+    return residuals
 
 
-def _distances(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """(N, K) squared Euclidean distances."""
-    distances = np.square(vectors).sum(1)[:, None] + np.square(codebook).sum(1) - 2 * vectors @ codebook.T
-    return np.maximum(distances, 0, out=distances)
-
-
-def _nearest(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    return _distances(vectors, codebook).argmin(1)
+def _costs(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """(m, K): squared distance of each vector to each codeword, less the squared norm of the vector."""
+    costs = vectors @ codebook.T
+    costs *= -2
+    costs += np.square(codebook).sum(1)
+    return costs

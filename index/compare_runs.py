@@ -1,4 +1,4 @@
-"""Compare training runs: a table of their best collision rates and losses, and a picture of their curves.
+"""Compare training runs: one table, and one picture of their curves.
 
 python3 index/compare_runs.py large=data/Games/index/large none=data/Games/index/none --output_file comparison.png
 """
@@ -10,7 +10,8 @@ from pathlib import Path
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m index.main` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src.common.cli import new_parser
+from src.common.artifacts import check_writable
+from src.common.cli import new_parser, user_errors
 
 
 def named_folder(text: str) -> tuple[str, Path]:
@@ -28,6 +29,9 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+COLUMNS = ("run", "epochs", "best loss", "at epoch", "collisions", "loss", "utilization", "perplexity of levels")
+
+
 def newest_run(folder: Path) -> Path:
     """`folder` if it is a run, else the newest run in it."""
     if (folder / "metrics.jsonl").is_file():
@@ -39,29 +43,47 @@ def newest_run(folder: Path) -> Path:
 
 
 def compare(runs: dict[str, Path], output_file: Path) -> str:
-    """Writes the picture; gives the table."""
+    """Writes the picture; gives the table.
+
+    All columns from `at epoch` on are of one evaluation: that with the lowest collision rate, then the lowest loss, as
+    in the best_collision_model.pth that `index/generate.sh` takes.
+    """
     from index.plots import plot_runs
     from index.rows import read_rows
 
+    check_writable(output_file)
     folders = {name: newest_run(folder) for name, folder in runs.items()}
     rows = {name: read_rows(folder / "metrics.jsonl") for name, folder in folders.items()}
     plot_runs(rows, output_file)
-    lines = [f"{'run':12} {'epochs':>7} {'best loss':>10} {'best collision':>14} {'best utilization':>16}  folder"]
+    table = [COLUMNS]
     for name, points in rows.items():
         evaluated = [row for row in points if "eval_loss" in row]
+        epochs = str(points[-1]["epoch"] if points else 0)
         if not evaluated:
-            lines.append(f"{name:12} {len(points):7}  not evaluated yet  {folders[name]}")
+            table.append((name, epochs, "not evaluated yet", *[""] * (len(COLUMNS) - 3)))
             continue
-        loss = min(row["eval_loss"] for row in evaluated)
-        collision = min(row["collision_rate"] for row in evaluated)
-        used = max(sum(row["utilization"]) / len(row["utilization"]) for row in evaluated)
-        lines.append(f"{name:12} {points[-1]['epoch']:7} {loss:10.5f} {collision:14.4%} {used:16.1%}  {folders[name]}")
-    return "\n".join(lines)
+        best = min(evaluated, key=lambda row: (row["collision_rate"], row["eval_loss"]))
+        table.append(
+            (
+                name,
+                epochs,
+                f"{min(row['eval_loss'] for row in evaluated):.5f}",
+                str(best["epoch"]),
+                f"{best['collision_rate']:.4%}",
+                f"{best['eval_loss']:.5f}",
+                f"{sum(best['utilization']) / len(best['utilization']):.1%}",
+                " ".join(f"{perplexity:.0f}" for perplexity in best["perplexity"]),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
+    return "\n".join([*lines, *(f"{name}: {folder}" for name, folder in folders.items())])
 
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser(__doc__).parse_args(argv)
-    print(compare(dict(args.runs), args.output_file))
+    with user_errors():
+        print(compare(dict(args.runs), args.output_file))
     print(f"Results: {args.output_file}")
 
 

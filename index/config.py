@@ -1,7 +1,7 @@
 """Settings of the SID stage, each with its default and its check. Free of torch, so that `--help` answers at once."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,17 @@ SCHEDULES = ("constant", "linear", "cosine")
 LOSSES = ("mse", "l1")
 NORMALIZATIONS = ("none", "l2", "standardize")
 DEDUP_METHODS = ("assign", "sinkhorn", "suffix", "none")
+QUANTIZERS = ("rqvae", "rkmeans", "balanced_rkmeans", "opq", "fsq")
+TRAINED = ("rqvae", "fsq")  # by gradient descent; the others are fitted at once
+FUSIONS = ("concat", "gated")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RQVAEConfig:
-    """Shape of the RQ-VAE and its losses; every checkpoint carries it."""
+    """Shape of the quantizer and its losses; every checkpoint carries it."""
 
+    quantizer: str = "rqvae"
+    fusion: str = "concat"  # of several embeddings of an item
     codebook_sizes: tuple[int, ...] = (256, 256, 256)  # codewords of each level, coarsest first
     e_dim: int = 32  # width of the latents
     layers: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)  # hidden widths of the encoder; the decoder mirrors them
@@ -26,6 +31,8 @@ class RQVAEConfig:
     quant_loss_weight: float = 1.0
     beta: float = 0.25  # weight of the commitment
     spread_weight: float = 0.0  # of the loss that pushes items that share a SID apart
+    cf_weight: float = 0.0  # of the loss that pulls latents towards collaborative embeddings
+    diversity_weight: float = 0.0  # of the loss that asks for even use of the codewords
     sk_epsilons: tuple[float, ...] = (0.0,)  # one a level, or one for the last level; 0 takes the nearest codeword
     sk_iters: int = 50
     normalize: str = "none"
@@ -34,7 +41,9 @@ class RQVAEConfig:
         for name in ("codebook_sizes", "layers", "sk_epsilons"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # argparse and JSON give lists
         check_at_least(self, 1, "e_dim", "sk_iters")
-        check_at_least(self, 0, "quant_loss_weight", "beta", "spread_weight")
+        check_at_least(self, 0, "quant_loss_weight", "beta", "spread_weight", "cf_weight", "diversity_weight")
+        check_choice("--quantizer", self.quantizer, QUANTIZERS)
+        check_choice("--fusion", self.fusion, FUSIONS)
         check_choice("--loss_type", self.loss_type, LOSSES)
         check_choice("--normalize", self.normalize, NORMALIZATIONS)
         if not self.codebook_sizes or min(self.codebook_sizes) < 2:
@@ -52,6 +61,30 @@ class RQVAEConfig:
                 f"--sk_epsilons has {len(self.sk_epsilons)} values for {len(self.codebook_sizes)} levels:"
                 f" give one value a level, or a single one for the last level"
             )
+        self._check_quantizer()
+
+    def _check_quantizer(self) -> None:
+        """Refuses settings that a quantizer could only ignore."""
+        if self.quantizer == "fsq":
+            for size in self.codebook_sizes:
+                grid_of(size)
+        needs_training = {
+            "fusion": self.fusion == "gated",
+            "cf_weight": self.cf_weight > 0,
+            "diversity_weight": self.diversity_weight > 0,
+            "spread_weight": self.spread_weight > 0,
+        }
+        for name, is_asked in needs_training.items():
+            if is_asked and self.quantizer not in TRAINED:
+                raise ValueError(
+                    f"{flag_of(name)} {getattr(self, name)} works by training, and --quantizer {self.quantizer} has"
+                    f" none: use --quantizer rqvae"
+                )
+        if self.quantizer != "rqvae":
+            if any(self.sk_epsilons):
+                raise ValueError(f"--sk_epsilons is of --quantizer rqvae: leave it out for {self.quantizer}")
+            if self.diversity_weight > 0:
+                raise ValueError(f"--diversity_weight moves codewords, and those of {self.quantizer} are fixed")
 
     @property
     def level_epsilons(self) -> tuple[float, ...]:
@@ -64,7 +97,8 @@ class RQVAEConfig:
 class TrainConfig(RQVAEConfig):
     """Everything that a training run depends on."""
 
-    data_path: Path  # embeddings, *.npy
+    data_path: tuple[Path, ...]  # embeddings, *.npy; several modalities of the same items are fused
+    cf_path: Path | None = None  # collaborative embeddings, *.npy
     ckpt_dir: Path  # runs lie in <ckpt_dir>/<timestamp>/
     learning_rate: float = 1e-3
     epochs: int = 5000
@@ -88,7 +122,8 @@ class TrainConfig(RQVAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("data_path", "ckpt_dir", "resume"):
+        object.__setattr__(self, "data_path", as_paths(self.data_path))
+        for name in ("ckpt_dir", "resume", "cf_path"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         check_at_least(self, 1, "epochs", "batch_size", "eval_step", "kmeans_iters")
@@ -97,6 +132,10 @@ class TrainConfig(RQVAEConfig):
         check_choice("--lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         if self.learning_rate <= 0:
             raise ValueError(f"--lr is {self.learning_rate}: it must be above 0")
+        if self.fusion == "gated" and len(self.data_path) < 2:
+            raise ValueError("--fusion gated weighs several embeddings: give two or more as --data_path a.npy b.npy")
+        if (self.cf_weight > 0) != (self.cf_path is not None):
+            raise ValueError("--cf_weight and --cf_path belong together: the weight of the loss, and the embeddings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +146,14 @@ class GenerateConfig:
     ckpt_path: Path  # a checkpoint, or a run folder, whose best_collision_model.pth is taken
     output_dir: Path | None = None  # None: the folder that holds the run folder
     output_file: str | None = None  # None: <dataset>.index_<name of output_dir>.json
-    data_path: Path | None = None  # None: the embeddings that the checkpoint was trained on
+    data_path: tuple[Path, ...] = ()  # none: the embeddings that the checkpoint was trained on
     device: str = "auto"
     batch_size: int = 64
     dedup: str = "assign"
     extend: Path | None = None  # an older index whose SIDs stay
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data_path", as_paths(self.data_path))
         check_at_least(self, 1, "batch_size")
         check_choice("--dedup", self.dedup, DEDUP_METHODS)
 
@@ -124,15 +164,55 @@ class EvaluateConfig:
 
     ckpt_path: Path | None = None
     index_file: Path | None = None
-    data_path: Path | None = None
+    data_path: tuple[Path, ...] = ()  # none: the embeddings that the checkpoint or the index was made from
+    dataset_dir: Path | None = None  # with <DS>.item.json and <DS>.inter.json; None: found above the index
     output_file: Path | None = None  # None: beside what is measured, *.evaluation.json
     device: str = "auto"
     batch_size: int = 2048
+    num_queries: int = 2000  # items whose neighbours are looked up, at most
+    seed: int = 42  # of the queries, and of the shuffled categories
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "batch_size")
+        object.__setattr__(self, "data_path", as_paths(self.data_path))
+        check_at_least(self, 1, "batch_size", "num_queries")
+        check_at_least(self, 0, "seed")
+        for name in ("ckpt_path", "index_file", "dataset_dir", "output_file"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        if self.output_file is not None and self.output_file.suffix != ".json":
+            raise ValueError(f"--output_file {self.output_file}: measures go to a .json, and the picture beside it")
         if (self.ckpt_path is None) == (self.index_file is None):
             raise ValueError("give one of --ckpt_path and --index_file")
+
+
+def as_paths(value: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
+    """One path or several as a tuple of paths."""
+    if value is None:
+        return ()
+    return (Path(value),) if isinstance(value, (str, Path)) else tuple(Path(path) for path in value)
+
+
+def grid_of(codebook_size: int) -> tuple[int, ...]:
+    """Values of each dimension whose product is `codebook_size`, as equal as can be and none above 8: 256 is 4 4 4 4.
+
+    Raises:
+        ValueError: the size has a prime factor above 7.
+    """
+    left, primes = codebook_size, []
+    for prime in (7, 5, 3, 2):
+        while left % prime == 0:
+            primes.append(prime)
+            left //= prime
+    if left > 1:
+        raise ValueError(
+            f"--num_emb_list {codebook_size}: the codewords of fsq are a grid, so their number must be a product of"
+            f" 2, 3, 5 and 7. Use 256, for example"
+        )
+    while primes.count(2) > 1:  # two values a dimension tell little: join them to four
+        primes.remove(2)
+        primes.remove(2)
+        primes.append(4)
+    return tuple(sorted(primes, reverse=True))
 
 
 def from_table(config_class: type, table: Mapping[str, Any]) -> Any:

@@ -8,6 +8,8 @@ import torch
 from index.embeddings import EmbeddingDataset
 from index.rqvae import RQVAE
 
+MIN_PASS = 2048  # rows: enough to make the most of a matrix product, and few enough for the cache and the allocator
+
 
 class Encoded(NamedTuple):
     """What a model makes of a dataset, in the order of its rows."""
@@ -22,25 +24,28 @@ class Encoded(NamedTuple):
 def encode_all(model: RQVAE, dataset: EmbeddingDataset, batch_size: int, with_reconstruction: bool = False) -> Encoded:
     """Encodes every item; the codes are those of the nearest codewords, without Sinkhorn and dropout.
 
+    Args:
+        batch_size: rows of a pass, where that is more than MIN_PASS.
+
     Raises:
         ValueError: the embeddings have another width than the model's input.
     """
     if dataset.width != model.in_dim:
         raise ValueError(
-            f"{dataset.path} has embeddings of width {dataset.width}, the checkpoint takes {model.in_dim}: pass the"
+            f"{dataset.paths[0]} has embeddings of width {dataset.width}, the checkpoint takes {model.in_dim}: pass the"
             f" embeddings it was trained on as --data_path"
         )
     model.eval()
-    latents, codes = [], []
+    parts = []
     reconstruction = torch.zeros((), dtype=torch.float64, device=dataset.device)
-    for rows in dataset.in_order(batch_size):
-        latents.append(model.encode(rows))
-        codes.append(model.rq.nearest(latents[-1]))
+    for rows in dataset.in_order(max(batch_size, MIN_PASS)):
+        parts.append(model.encode(rows))
         if with_reconstruction:
             reconstruction += model(rows).reconstruction * (len(rows) / len(dataset))
+    latents = torch.cat(parts)
     return Encoded(
-        torch.cat(latents).cpu().numpy(),
-        torch.cat(codes).cpu().numpy(),
+        latents.cpu().numpy(),
+        model.codes_of(latents).cpu().numpy(),
         [codebook.cpu().numpy() for codebook in model.rq.codebooks],
         float(reconstruction) if with_reconstruction else None,
     )

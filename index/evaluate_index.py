@@ -1,21 +1,22 @@
-"""Measure a checkpoint or a SID index: collision rate, utilization and perplexity; print a table and write a JSON.
+"""Measure a checkpoint or a SID index, of ours or of others: print tables, write a JSON and a picture.
 
 python3 index/evaluate_index.py --ckpt_path data/Games/index/qwen7B/2025-01-31_12-00-00 --batch_size 2048
+python3 index/evaluate_index.py --index_file data/Games/index/qwen7B/Games.index_qwen7B.json
+
+Collisions, utilization, perplexity and entropy need only the codes. Prefixes are compared with categories and sequences
+where the dataset is found, and with neighbours where the embeddings are; a line says what was left out.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m index.main` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-
 from index.config import EvaluateConfig
-from src.common.artifacts import load_sid_index, write_json
-from src.common.cli import add_device_flag, new_parser
+from src.common.artifacts import check_writable, write_json
+from src.common.cli import add_device_flag, new_parser, user_errors
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
@@ -24,68 +25,74 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     what.add_argument("--ckpt_path", type=Path, help="checkpoint, or run folder (its best_collision_model.pth)")
     what.add_argument("--index_file", type=Path, help="SID index (.json, .npz), or codes of any tokenizer (.npy)")
     add = parser.add_argument
-    add("--data_path", type=Path, help="embeddings .npy; default: those that the checkpoint was trained on")
-    add("--output_file", type=Path, help="default: beside what is measured, *.evaluation.json")
+    add(
+        "--data_path",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="NPY",
+        help="embeddings; default: those that the checkpoint or the index was made from",
+    )
+    add(
+        "--dataset_dir",
+        type=Path,
+        help="folder of the dataset, such as data/Games; default: the nearest one above the embeddings or the index",
+    )
+    add("--output_file", type=Path, help="default: beside what is measured, *.evaluation.json; the picture is a .png")
     add("--batch_size", type=int, default=EvaluateConfig.batch_size, help="items encoded at a time")
+    add("--num_queries", type=int, default=EvaluateConfig.num_queries, help="items whose neighbours are looked up")
+    add("--seed", type=int, default=EvaluateConfig.seed, help="of these items, and of the shuffled categories")
     add_device_flag(parser)
     return parser
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Measures, prints, and writes a JSON of the measures; gives its path."""
+    """Measures, prints, writes the JSON and beside it the picture.
+
+    Returns:
+        Path of the JSON.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or broken, or the index lacks items of the embeddings or of
+            the dataset.
+    """
+    from index.checkpoints import resolve_checkpoint
     from index.metrics import format_table, measure
+    from index.plots import plot_evaluation
+    from index.semantics import format_semantics, measure_all
+    from index.subject import find_dataset, read_categories, read_sequences, read_subject
     from src.common.log import logger
 
-    if config.index_file is not None:
-        source, more = Path(config.index_file), {}
-        codes, sizes = read_codes(source)
-    else:
-        source, codes, sizes, more = encode_checkpoint(config)
-    metrics = measure(codes, sizes)
+    source = config.index_file or resolve_checkpoint(config.ckpt_path)
     output = config.output_file or source.with_suffix(".evaluation.json")
-    table = {"source": str(source), "codebook_sizes": list(sizes), **metrics.table(), **more}
-    write_json(output, table, indent=2)
-    logger.info(f"{source}\n{format_table(metrics, sizes)}")
-    for name, value in more.items():
-        logger.info(f"{name} {value}")
-    logger.info(f"Results: {output}")
-    return Path(output)
-
-
-def read_codes(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
-    """(N, L) codes of an index or of a .npy, and the codebook size of each level."""
-    if path.suffix != ".npy":
-        index = load_sid_index(path)
-        return index.codes, index.codebook_sizes
-    codes = np.load(path, allow_pickle=False)
-    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer) or 0 in codes.shape or codes.min() < 0:
-        raise ValueError(f"{path} must hold codes from 0, (items, levels) integers; holds {codes.dtype} {codes.shape}")
-    return codes.astype(np.int64), tuple(int(size) for size in codes.max(0) + 1)
-
-
-def encode_checkpoint(config: EvaluateConfig) -> tuple[Path, np.ndarray, tuple[int, ...], dict[str, Any]]:
-    """Path, codes and codebook sizes of a checkpoint, and its errors, over its own embeddings or --data_path."""
-    from index.checkpoints import load_checkpoint
-    from index.collisions import quantization_error
-    from index.embeddings import EmbeddingDataset
-    from index.encoding import encode_all
-    from src.common.distributed import resolve_device
-
-    device = resolve_device(config.device)
-    checkpoint = load_checkpoint(config.ckpt_path, device)
-    data_path = config.data_path or checkpoint.data_path
-    if data_path is None:
-        raise ValueError(f"{checkpoint.path} does not say which embeddings it was trained on: pass --data_path")
-    encoded = encode_all(
-        checkpoint.model, EmbeddingDataset(data_path, device), config.batch_size, with_reconstruction=True
+    picture = output.with_suffix(".png")
+    check_writable(output)
+    subject = read_subject(config)
+    dataset = find_dataset(config.dataset_dir, (*subject.data_path, source))
+    items = (subject.item_ids, source)
+    measures = measure_all(
+        subject.codes,
+        subject.codebook_sizes,
+        embeddings=subject.embeddings,
+        categories=read_categories(dataset, *items) if dataset else None,
+        sequences=read_sequences(dataset, *items) if dataset else None,
+        reconstructions=subject.reconstructions,
+        num_queries=config.num_queries,
+        seed=config.seed,
     )
-    more = {
-        "data_path": str(data_path),
-        "epoch": checkpoint.epoch,
-        "reconstruction": encoded.reconstruction,
-        "quantization_error": quantization_error(encoded.latents, encoded.codebooks, encoded.codes),
+    origin = {
+        "source": str(source),
+        "dataset_dir": str(dataset.folder) if dataset else None,
+        "data_path": [str(path) for path in subject.data_path],
+        "codebook_sizes": list(subject.codebook_sizes),
     }
-    return checkpoint.path, encoded.codes, checkpoint.model.config.codebook_sizes, more
+    write_json(output, {**origin, **measures, **subject.losses}, indent=2)
+    plot_evaluation(subject.codes, subject.codebook_sizes, measures, str(source), picture)
+    tables = [format_table(measure(subject.codes, subject.codebook_sizes), subject.codebook_sizes)]
+    tables += [format_semantics(measures), *(f"{name} {value}" for name, value in subject.losses.items())]
+    logger.info("\n".join([str(source), *filter(None, tables)]))
+    logger.info(f"Results: {output}, {picture}")
+    return output
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -98,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     from src.common.log import setup_logging  # imports torch: after parsing, so that --help and a typo answer at once
 
     setup_logging()
-    evaluate(config)
+    with user_errors():
+        evaluate(config)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.." && source scripts/launch.sh
 : "${BATCH_SIZE:=64}"
 : "${LOG_FILE:=./log/index/generate_$(date +%Y%m%d%H%M%S).log}"
 
-if [[ -z $CKPT_PATH ]]; then
+if [[ -z $CKPT_PATH && -z $ask_help ]]; then
     echo "no run in $OUTPUT_DIR: train one with bash index/run.sh, or set CKPT_PATH" >&2
     [[ ${DRY_RUN:-0} == 1 ]] && CKPT_PATH=$OUTPUT_DIR/NEWEST_RUN || exit 1
 fi

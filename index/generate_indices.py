@@ -15,7 +15,7 @@ import numpy as np
 
 from index.config import DEDUP_METHODS, GenerateConfig
 from src.common.artifacts import atomic_path, file_hash, load_sid_index, save_sid_index
-from src.common.cli import add_device_flag, new_parser
+from src.common.cli import add_device_flag, new_parser, user_errors
 from src.common.sid import SidIndex, level_letters
 
 
@@ -26,7 +26,14 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     add("--ckpt_path", type=Path, required=True, help="checkpoint, or run folder (its best_collision_model.pth)")
     add("--output_dir", type=Path, help="default: the folder that holds the run folder")
     add("--output_file", help="file name, .json or .npz; default: <dataset>.index_<name of output_dir>.json")
-    add("--data_path", type=Path, help="embeddings .npy; default: those that the checkpoint was trained on")
+    add(
+        "--data_path",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="NPY",
+        help="embeddings; default: those that the checkpoint was trained on",
+    )
     add("--batch_size", type=int, default=GenerateConfig.batch_size, help="items encoded at a time")
     add(
         "--dedup",
@@ -61,7 +68,7 @@ def generate(config: GenerateConfig) -> Path:
     checkpoint = load_checkpoint(config.ckpt_path, device)
     model_config = checkpoint.model.config
     data_path = config.data_path or checkpoint.data_path
-    if data_path is None:
+    if not data_path:
         raise ValueError(f"{checkpoint.path} does not say which embeddings it was trained on: pass --data_path")
     output = output_path(config, checkpoint.path)
     dataset = EmbeddingDataset(data_path, device)
@@ -119,7 +126,7 @@ def generate(config: GenerateConfig) -> Path:
         "levels_with_codebook": len(encoded.codebooks),
         "items_kept": 0 if old is None else len(old.item_ids),
         "items_kept_without_embedding": 0 if old is None else int((~np.isin(old.item_ids, item_ids)).sum()),
-        "embeddings": {"path": str(data_path), "sha256": file_hash(data_path)},
+        "embeddings": [{"path": str(path), "sha256": file_hash(path)} for path in data_path],
         "checkpoint": {"path": str(checkpoint.path), "sha256": ckpt_hash, "epoch": checkpoint.epoch},
         **{name: value for name, value in run_record(config, {}).items() if name != "inputs"},
     }
@@ -185,7 +192,8 @@ def main(argv: list[str] | None = None) -> None:
     from src.common.log import setup_logging  # imports torch: after parsing, so that --help and a typo answer at once
 
     setup_logging()
-    generate(config)
+    with user_errors():
+        generate(config)
 
 
 if __name__ == "__main__":

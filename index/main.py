@@ -1,6 +1,8 @@
-"""Train the RQ-VAE that turns embeddings into semantic IDs.
+"""Train the RQ-VAE that turns embeddings into semantic IDs, or fit another tokenizer.
 
 python3 index/main.py --data_path data/Games/Games.emb-qwen7B.npy --ckpt_dir data/Games/index/qwen7B
+
+Very large catalogues: torchrun --nproc_per_node=8 -m index.main ..., where each rank holds its share of the items.
 """
 
 import argparse
@@ -11,14 +13,24 @@ from pathlib import Path
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m index.main` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from index.config import LEARNERS, LOSSES, NORMALIZATIONS, SCHEDULES, TrainConfig
-from src.common.cli import add_device_flag, add_switch, new_parser
+from index.config import FUSIONS, LEARNERS, LOSSES, NORMALIZATIONS, QUANTIZERS, SCHEDULES, TrainConfig
+from src.common.cli import add_device_flag, add_switch, new_parser, user_errors
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser = new_parser(description)
     files = parser.add_argument_group("files")
-    files.add_argument("--data_path", type=Path, required=True, help="embeddings, a .npy of shape (items, width)")
+    files.add_argument(
+        "--data_path",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="NPY",
+        help="embeddings, a .npy of shape (items, width); several, e.g. of texts and of images, are fused",
+    )
+    files.add_argument(
+        "--cf_path", type=Path, metavar="NPY", help="collaborative embeddings of the items, for --cf_weight"
+    )
     files.add_argument("--ckpt_dir", type=Path, required=True, help="the run goes to <ckpt_dir>/<timestamp>/")
     files.add_argument("--resume", type=Path, help="run folder (or its last.pth) to go on with; its flags are kept")
     files.add_argument("--save_limit", type=int, default=TrainConfig.save_limit, help="epoch_*.pth to keep")
@@ -44,6 +56,18 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model and losses")
     add = model.add_argument
+    add(
+        "--quantizer",
+        choices=QUANTIZERS,
+        default=TrainConfig.quantizer,
+        help="rqvae and fsq train; the others are fitted at once, without --epochs, --lr, --layers and the like",
+    )
+    add(
+        "--fusion",
+        choices=FUSIONS,
+        default=TrainConfig.fusion,
+        help="of several embeddings: side by side with equal variance, or weighed item by item, which is learnt",
+    )
     sizes = {"type": int, "nargs": "+", "metavar": "N"}
     add(
         "--num_emb_list",
@@ -67,6 +91,18 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         type=float,
         default=TrainConfig.spread_weight,
         help="pushes items that share a SID apart in training, at the price of reconstruction; 0 is off, try 5",
+    )
+    add(
+        "--cf_weight",
+        type=float,
+        default=TrainConfig.cf_weight,
+        help="pulls items together that --cf_path has close, by a contrastive loss; 0 is off, try 0.02",
+    )
+    add(
+        "--diversity_weight",
+        type=float,
+        default=TrainConfig.diversity_weight,
+        help="asks for even use of the codewords; 0 is off, try 0.1",
     )
 
     codebooks = parser.add_argument_group("codebooks")
@@ -119,10 +155,15 @@ def parse_config(argv: list[str] | None, description: str | None = __doc__) -> T
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(argv)
     from index.trainer import train  # imports torch: after parsing, so that --help and a typo answer at once
+    from src.common.distributed import finish
     from src.common.log import setup_logging
 
     setup_logging()
-    train(config)
+    with user_errors():
+        try:
+            train(config)
+        finally:
+            finish()
 
 
 if __name__ == "__main__":

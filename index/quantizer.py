@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from index.clustering import kmeans, nearest_codes, sinkhorn_codes, squared_distances
+from index.clustering import balanced_codes, kmeans, nearest_codes, sinkhorn_codes, squared_distances
 
 
 class Quantized(NamedTuple):
@@ -18,6 +18,7 @@ class Quantized(NamedTuple):
 
     latents: Tensor  # (B, D), sum of the chosen codewords; its gradient passes straight through to the encoder
     loss: Tensor  # (), codebook loss + beta * commitment, mean over levels
+    unevenness: Tensor  # (), how far the use of the codewords is from even, mean over levels; 0 where nobody asked
     codes: Tensor  # (B, L) int64
 
 
@@ -52,13 +53,14 @@ class VectorQuantizer(nn.Module):
         self.usage.zero_()
 
     @torch.no_grad()
-    def revive(self, residual: Tensor) -> Tensor:
+    def revive(self, residual: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Moves the codewords that nobody used since the last call onto rows that are badly served.
 
         Nothing here waits for the device. Rows are drawn by their squared error, so a dense region gets more.
 
         Args:
             residual: (B, D) rows as this level sees them.
+            generator: of the device; draws the rows.
 
         Returns:
             (K,) bool: the codewords that moved.
@@ -66,14 +68,19 @@ class VectorQuantizer(nn.Module):
         dead = self.usage == 0
         errors = (residual - self.codebook[nearest_codes(residual, self.codebook)]).square().sum(1)
         too_few = len(residual) < len(self.codebook)
-        picked = torch.multinomial(errors + 1e-12, len(self.codebook), replacement=too_few)
+        picked = torch.multinomial(errors + 1e-12, len(self.codebook), replacement=too_few, generator=generator)
         self.codebook.copy_(torch.where(dead[:, None], residual[picked], self.codebook))
         self.usage.zero_()
         return dead
 
 
 class ResidualVectorQuantizer(nn.Module):
-    """L codebooks in a row, coarsest first."""
+    """L codebooks in a row, coarsest first.
+
+    Attributes:
+        is_fixed: the codewords are given and do not learn, as the grid of FSQ; then there is no quantization loss.
+        measure_unevenness: fill `Quantized.unevenness` in training.
+    """
 
     def __init__(
         self,
@@ -82,28 +89,37 @@ class ResidualVectorQuantizer(nn.Module):
         beta: float = 0.25,
         sk_epsilons: Sequence[float] | None = None,
         sk_iters: int = 50,
+        is_fixed: bool = False,
+        measure_unevenness: bool = False,
     ):
         super().__init__()
-        self.beta = beta
+        self.beta, self.is_fixed, self.measure_unevenness = beta, is_fixed, measure_unevenness
         epsilons = sk_epsilons if sk_epsilons is not None else [0.0] * len(codebook_sizes)
         self.vq_layers = nn.ModuleList(
             VectorQuantizer(size, e_dim, epsilon, sk_iters)
             for size, epsilon in zip(codebook_sizes, epsilons, strict=True)
         )
+        if is_fixed:
+            self.requires_grad_(False)
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantizes (B, D) latents."""
-        residual, loss, codes = latents, latents.new_zeros(()), []
+        residual, codes = latents, []
+        loss = uneven = latents.new_zeros(())
         for level in self.vq_layers:
             chosen = level.choose(residual.detach())
-            if self.training:
-                level.usage.index_add_(0, chosen, torch.ones_like(chosen))
             codeword = level.embedding(chosen)
-            codebook_loss = functional.mse_loss(codeword, residual.detach())
-            loss = loss + codebook_loss + self.beta * functional.mse_loss(codeword.detach(), residual)
+            if not self.is_fixed:
+                if self.training:
+                    level.usage.index_add_(0, chosen, torch.ones_like(chosen))
+                    if self.measure_unevenness:
+                        uneven = uneven + unevenness(residual, level.codebook)
+                codebook_loss = functional.mse_loss(codeword, residual.detach())
+                loss = loss + codebook_loss + self.beta * functional.mse_loss(codeword.detach(), residual)
             residual = residual - codeword.detach()
             codes.append(chosen)
-        return Quantized(latents - residual.detach(), loss / len(self.vq_layers), torch.stack(codes, 1))
+        num_levels = len(self.vq_layers)
+        return Quantized(latents - residual.detach(), loss / num_levels, uneven / num_levels, torch.stack(codes, 1))
 
     @torch.no_grad()
     def nearest(self, latents: Tensor) -> Tensor:
@@ -111,6 +127,15 @@ class ResidualVectorQuantizer(nn.Module):
         residual, codes = latents, []
         for level in self.vq_layers:
             codes.append(nearest_codes(residual, level.codebook))
+            residual = residual - level.codebook[codes[-1]]
+        return torch.stack(codes, 1)
+
+    @torch.no_grad()
+    def balanced(self, latents: Tensor) -> Tensor:
+        """(N, L) int64: as `nearest`, but all codewords of a level get equally many of the (N, D) latents."""
+        residual, codes = latents, []
+        for level in self.vq_layers:
+            codes.append(balanced_codes(residual, level.codebook))
             residual = residual - level.codebook[codes[-1]]
         return torch.stack(codes, 1)
 
@@ -133,3 +158,17 @@ class ResidualVectorQuantizer(nn.Module):
     def codebooks(self) -> list[Tensor]:
         """L tensors of shape (K, D), coarsest level first."""
         return [level.codebook.detach() for level in self.vq_layers]
+
+
+def unevenness(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """(), log K minus the entropy of how a batch uses the codewords, 0 where all are used alike.
+
+    Use is soft, so that it has a gradient: each of the (B, D) vectors spreads over the (K, D) codewords by its
+    squared distances, in units of the mean squared distance to the nearest one.
+
+    Reference: the entropy penalty of LFQ (Yu et al., 2024, https://arxiv.org/abs/2310.05737).
+    """
+    distances = squared_distances(vectors, codebook)
+    unit = distances.detach().amin(1).mean().clamp_min(torch.finfo(distances.dtype).tiny)
+    use = torch.softmax(-distances / unit, 1).mean(0)
+    return torch.log(use.new_tensor(float(len(use)))) + (use * torch.log(use.clamp_min(1e-12))).sum()

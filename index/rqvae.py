@@ -1,7 +1,20 @@
-"""The RQ-VAE: an MLP encoder, residual quantization, and a mirrored decoder.
+"""The quantizer behind every tokenizer: an encoder, residual quantization, and a decoder.
 
-Module names are those of LC-Rec, so that its checkpoints load. Reference: RQ-VAE for recommendation, TIGER
-(Rajput et al., 2023), https://arxiv.org/abs/2305.05065.
+The RQ-VAE has a perceptron on both sides. The other tokenizers are the same object with other parts, so that
+checkpoints, indices and measures are shared:
+
+    tokenizer          encoder            codebooks
+    rqvae              perceptron         learned
+    fsq                perceptron, tanh   a grid on dimensions of their own for each level
+    rkmeans, balanced  none               k-means of what the levels before left over
+    opq                rotation           k-means in a subspace of its own for each level
+
+Codewords that lie in orthogonal subspaces make residual quantization a product quantization: what other levels
+subtract does not touch the subspace of this one.
+
+Module names are those of LC-Rec, so that its checkpoints load. References: RQ-VAE for recommendation, TIGER (Rajput et
+al., 2023), https://arxiv.org/abs/2305.05065; FSQ (Mentzer et al., 2024), https://arxiv.org/abs/2309.15505; OPQ (Ge et
+al., 2013); balanced residual k-means, OneRec (Deng et al., 2025), https://arxiv.org/abs/2502.18965.
 """
 
 from collections.abc import Sequence
@@ -13,25 +26,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from index.clustering import squared_distances
-from index.config import RQVAEConfig
+from index.config import RQVAEConfig, grid_of
 from index.quantizer import ResidualVectorQuantizer
 
-__all__ = ["RQVAE", "Losses", "Normalizer", "RQVAEConfig"]
+__all__ = ["LOSS_NAMES", "RQVAE", "Losses", "Normalizer", "RQVAEConfig"]
 
 RECONSTRUCTION_LOSSES = {"mse": functional.mse_loss, "l1": functional.l1_loss}
-
-
 SPREAD_ROWS = 2048  # of a batch, among which each row looks for items that share its SID
 SPREAD_FLOOR = 1e-4  # squared distance, in units of the batch's variance, below which items count as equal
+TEMPERATURE = 0.1  # of the cosines between latents and collaborative embeddings
 
 
 class Losses(NamedTuple):
-    """Losses of a batch, and the codes it was given."""
+    """Losses of a batch, and the codes it was given. Terms that are switched off are 0."""
 
-    total: Tensor  # (), reconstruction + quant_loss_weight * quantization, and the spread where it is on
+    total: Tensor  # (), what is minimised
     reconstruction: Tensor  # (), on normalized inputs
     quantization: Tensor  # ()
+    spread: Tensor  # (), see `crowding`
+    alignment: Tensor  # (), see `misalignment`
+    diversity: Tensor  # (), see `unevenness` in index/quantizer.py
     codes: Tensor  # (B, L) int64
+
+
+LOSS_NAMES = Losses._fields[:-1]
 
 
 def crowding(latents: Tensor, codes: Tensor) -> Tensor:
@@ -57,6 +75,20 @@ def crowding(latents: Tensor, codes: Tensor) -> Tensor:
     return -0.5 * (torch.log(relative + SPREAD_FLOOR) * torch.isfinite(closest)).mean()
 
 
+def misalignment(latents: Tensor, companions: Tensor) -> Tensor:
+    """(), contrastive loss between items' (B, C) latents and (B, C) collaborative embeddings, by cosine.
+
+    Each latent must pick its own item's embedding among those of the batch. Rows of NaN have none and do not count.
+
+    Reference: the collaborative regularization of LETTER (Wang et al., 2024), https://arxiv.org/abs/2405.07314.
+    """
+    known = torch.isfinite(companions).all(1)
+    targets = functional.normalize(torch.where(known[:, None], companions, 0.0))
+    logits = (functional.normalize(latents) @ targets.t() / TEMPERATURE).masked_fill(~known, -torch.inf)
+    own = logits.diagonal() - torch.logsumexp(logits, 1)
+    return -torch.where(known, own, 0.0).sum() / known.sum().clamp_min(1)
+
+
 class Perceptron(nn.Module):
     """Linear layers with ReLU between them; dropout before each, batch norm after each but the last."""
 
@@ -70,62 +102,176 @@ class Perceptron(nn.Module):
             # Identity holds the place of an idle dropout: positions name the weights in a checkpoint.
             modules += [nn.Dropout(dropout_prob) if dropout_prob > 0 else nn.Identity(), linear]
             if position < len(widths) - 2:
-                modules += [nn.BatchNorm1d(num_out), nn.ReLU()] if bn else [nn.ReLU()]
+                relu = nn.ReLU(inplace=True)
+                modules += [nn.BatchNorm1d(num_out), relu] if bn else [relu]
         self.mlp_layers = nn.Sequential(*modules)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.mlp_layers(inputs)
 
 
-class Normalizer(nn.Module):
-    """Scales embeddings as in training. Its statistics are buffers, so they travel with the checkpoint."""
+class Rotation(nn.Module):
+    """An orthogonal map that was fitted, not trained; `back` undoes it."""
 
-    def __init__(self, method: str, in_dim: int):
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        self.register_buffer("weight", torch.eye(out_dim, in_dim))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.weight.t()
+
+
+class InverseRotation(nn.Module):
+    def __init__(self, rotation: Rotation):
+        super().__init__()
+        self.rotation = [rotation]  # in a list, so that its weight is stored once
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return latents @ self.rotation[0].weight
+
+
+class Normalizer(nn.Module):
+    """Scales embeddings as in training. Its statistics are buffers, so they travel with the checkpoint.
+
+    Where an item has several embeddings, each of them is scaled to the same total variance, so that the longest does
+    not drown the others.
+    """
+
+    def __init__(self, method: str, widths: Sequence[int]):
         super().__init__()
         self.method = method
-        self.register_buffer("mean", torch.zeros(in_dim))
-        self.register_buffer("scale", torch.ones(in_dim))
+        self.register_buffer("widths", torch.tensor(list(widths)))
+        self.register_buffer("mean", torch.zeros(sum(widths)))
+        self.register_buffer("scale", torch.ones(sum(widths)))
+        self._widths = tuple(widths)  # `widths` as plain numbers: reading a buffer would wait for the device
 
     @torch.no_grad()
     def fit(self, embeddings: Tensor) -> None:
-        """Takes mean and standard deviation of (N, D) embeddings; a constant column keeps its scale."""
+        """Takes its statistics from (N, D) embeddings; a constant column keeps its scale."""
         if self.method == "standardize":
             deviation, mean = torch.std_mean(embeddings, dim=0, correction=0)
             self.mean.copy_(mean)
             self.scale.copy_(torch.where(deviation > 1e-6 * deviation.max(), deviation, 1.0))
+        if len(self._widths) > 1:
+            variances = self(embeddings).var(0, correction=0).split(self._widths)
+            totals = torch.stack([variance.sum() for variance in variances])
+            factors = (totals.mean() / totals).sqrt()
+            factors = factors.repeat_interleave(self.widths)
+            self.scale.div_(factors)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        if self.method == "standardize":
-            return (embeddings - self.mean) / self.scale
-        return functional.normalize(embeddings) if self.method == "l2" else embeddings
+        if self.method == "l2":
+            parts = [functional.normalize(part) for part in embeddings.split(self._widths, 1)]
+            embeddings = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        elif self.method == "none" and len(self._widths) == 1:
+            return embeddings
+        return (embeddings - self.mean) / self.scale
+
+
+class Gate(nn.Module):
+    """Weighs the embeddings of an item against each other, by all of them; equal weights of 1 at first."""
+
+    def __init__(self, widths: Sequence[int]):
+        super().__init__()
+        self.widths = tuple(widths)
+        self.scores = nn.Linear(sum(widths), len(widths))
+        nn.init.zeros_(self.scores.weight)
+        nn.init.zeros_(self.scores.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weights = torch.softmax(self.scores(inputs), 1) * len(self.widths)
+        parts = zip(inputs.split(self.widths, 1), weights.unbind(1), strict=True)
+        return torch.cat([part * weight[:, None] for part, weight in parts], 1)
 
 
 class RQVAE(nn.Module):
     """Embeddings -> latents -> codes -> embeddings."""
 
-    def __init__(self, config: RQVAEConfig, in_dim: int):
+    def __init__(self, config: RQVAEConfig, in_dims: int | Sequence[int]):
+        """`in_dims`: width of the embeddings, or of each of the embeddings of an item."""
         super().__init__()
-        self.config, self.in_dim = config, in_dim
-        widths = [in_dim, *config.layers, config.e_dim]
-        self.normalizer = Normalizer(config.normalize, in_dim)
-        self.encoder = Perceptron(widths, config.dropout_prob, config.bn)
-        self.decoder = Perceptron(widths[::-1], config.dropout_prob, config.bn)
+        widths = (in_dims,) if isinstance(in_dims, int) else tuple(in_dims)
+        self.config, self.in_dim = config, sum(widths)
+        self.normalizer = Normalizer(config.normalize, widths)
+        self.gate = Gate(widths) if config.fusion == "gated" else nn.Identity()
+        self.latent_dim = latent_dim = self._latent_dim()
+        if config.quantizer in ("rqvae", "fsq"):
+            sizes = [self.in_dim, *config.layers, latent_dim]
+            self.encoder = Perceptron(sizes, config.dropout_prob, config.bn)
+            self.decoder = Perceptron(sizes[::-1], config.dropout_prob, config.bn)
+        elif config.quantizer == "opq":
+            self.encoder = Rotation(self.in_dim, latent_dim)
+            self.decoder = InverseRotation(self.encoder)
+        else:
+            self.encoder, self.decoder = nn.Identity(), nn.Identity()
         self.rq = ResidualVectorQuantizer(
-            config.codebook_sizes, config.e_dim, config.beta, config.level_epsilons, config.sk_iters
+            config.codebook_sizes,
+            latent_dim,
+            config.beta,
+            config.level_epsilons,
+            config.sk_iters,
+            is_fixed=config.quantizer == "fsq",
+            measure_unevenness=config.diversity_weight > 0,
         )
+        if config.quantizer == "fsq":
+            for level, codebook in zip(self.rq.vq_layers, grid_codebooks(config.codebook_sizes), strict=True):
+                level.initialise(codebook)
 
-    def forward(self, embeddings: Tensor) -> Losses:
-        """Losses of (B, in_dim) embeddings."""
+    def _latent_dim(self) -> int:
+        sizes = self.config.codebook_sizes
+        if self.config.quantizer == "rqvae":
+            return self.config.e_dim
+        if self.config.quantizer == "fsq":
+            return sum(len(grid_of(size)) for size in sizes)
+        if self.config.quantizer == "opq":
+            return -(-self.in_dim // len(sizes)) * len(sizes)  # as many dimensions for every level
+        return self.in_dim
+
+    def forward(self, embeddings: Tensor, companions: Tensor | None = None) -> Losses:
+        """Losses of (B, in_dim) embeddings, which (B, latent_dim) collaborative embeddings may accompany."""
+        config = self.config
         inputs = self.normalizer(embeddings)
-        latents = self.encoder(inputs)
+        latents = self._latents(inputs)
         quantized = self.rq(latents)
-        reconstruction = RECONSTRUCTION_LOSSES[self.config.loss_type](self.decoder(quantized.latents), inputs)
-        total = reconstruction + self.config.quant_loss_weight * quantized.loss
-        if self.training and self.config.spread_weight > 0:
+        reconstruction = RECONSTRUCTION_LOSSES[config.loss_type](self.decoder(quantized.latents), inputs)
+        total = reconstruction + config.quant_loss_weight * quantized.loss
+        spread = alignment = reconstruction.new_zeros(())
+        if self.training and config.spread_weight > 0:
             # In units of the reconstruction, so that one weight suits embeddings of any scale.
-            total = total + self.config.spread_weight * reconstruction.detach() * crowding(latents, quantized.codes)
-        return Losses(total, reconstruction, quantized.loss, quantized.codes)
+            spread = crowding(latents, quantized.codes)
+            total = total + config.spread_weight * reconstruction.detach() * spread
+        if companions is not None:
+            alignment = misalignment(quantized.latents, companions)
+            total = total + config.cf_weight * alignment
+        if config.diversity_weight > 0:
+            total = total + config.diversity_weight * quantized.unevenness
+        return Losses(total, reconstruction, quantized.loss, spread, alignment, quantized.unevenness, quantized.codes)
+
+    def _latents(self, inputs: Tensor) -> Tensor:
+        latents = self.encoder(self.gate(inputs))
+        return torch.tanh(latents) if self.config.quantizer == "fsq" else latents
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """(B, D) latents of (B, in_dim) embeddings."""
-        return self.encoder(self.normalizer(embeddings))
+        return self._latents(self.normalizer(embeddings))
+
+    def codes_of(self, latents: Tensor) -> Tensor:
+        """(N, L) int64 codes of the latents of all items: the nearest codewords, in equal shares where balanced."""
+        balanced = self.config.quantizer == "balanced_rkmeans"
+        return self.rq.balanced(latents) if balanced else self.rq.nearest(latents)
+
+
+def grid_codebooks(codebook_sizes: Sequence[int]) -> list[Tensor]:
+    """The codewords of FSQ: L tensors (K, D), each a grid on dimensions of its own and 0 on the others.
+
+    A dimension of v values is cut into v bins of equal width between -1 and 1; the values are their middles.
+    """
+    grids = [grid_of(size) for size in codebook_sizes]
+    width, start, codebooks = sum(map(len, grids)), 0, []
+    for grid in grids:
+        axes = [(2 * torch.arange(values) + 1 - values) / values for values in grid]
+        codebook = torch.zeros(len(torch.cartesian_prod(*axes)), width)
+        codebook[:, start : start + len(grid)] = torch.cartesian_prod(*axes).reshape(len(codebook), -1)
+        codebooks.append(codebook)
+        start += len(grid)
+    return codebooks

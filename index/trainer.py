@@ -1,4 +1,4 @@
-"""The training loop of the RQ-VAE, and which checkpoints it keeps."""
+"""The training loop of the quantizers, and which checkpoints it keeps."""
 
 import json
 import math
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from index.checkpoints import (
@@ -19,14 +20,15 @@ from index.checkpoints import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from index.config import TrainConfig, flag_of
+from index.config import TRAINED, TrainConfig, flag_of
 from index.embeddings import EmbeddingDataset
+from index.fitted import fit
 from index.metrics import IndexMetrics, measure
 from index.plots import plot_runs
 from index.rows import append_rows, flat, read_rows
-from index.rqvae import RQVAE
+from index.rqvae import LOSS_NAMES, RQVAE
 from src.common.artifacts import file_hash, write_json, write_text
-from src.common.distributed import resolve_device
+from src.common.distributed import gather, init_process_group, is_main, rank, resolve_device, world_size
 from src.common.log import logger
 from src.common.record import plain, run_record
 from src.common.seed import seed_everything
@@ -40,7 +42,7 @@ MIN_STEPS_UNUSED = 20  # a codeword that no row took for so long is dead
 SECONDS_BETWEEN_READINGS = 2.0  # losses stay on the device in between
 SECONDS_BETWEEN_PLOTS = 60.0
 FREE_ON_RESUME = {"data_path", "ckpt_dir", "epochs", "eval_step", "save_limit", "device", "num_workers", "resume"}
-FREE_ON_RESUME |= {"use_wandb", "wandb_project", "wandb_name"}
+FREE_ON_RESUME |= {"use_wandb", "wandb_project", "wandb_name", "cf_path"}
 OPTIMIZERS = {
     "AdamW": torch.optim.AdamW,
     "Adam": torch.optim.Adam,
@@ -64,7 +66,7 @@ class Evaluation(NamedTuple):
 
 
 def train(config: TrainConfig) -> Path:
-    """Trains an RQ-VAE.
+    """Trains an RQ-VAE, or fits another tokenizer. Under torchrun each rank holds its share of the items.
 
     Returns:
         The run folder `<ckpt_dir>/<timestamp>`: best_{loss,collision,utilization}_model.pth, last.pth, epoch_*.pth,
@@ -74,6 +76,7 @@ def train(config: TrainConfig) -> Path:
         ValueError: the data does not fit the settings, or the loss became NaN.
     """
     device = resolve_device(config.device)
+    init_process_group(device)
     num_threads = torch.get_num_threads()
     if config.num_workers:
         torch.set_num_threads(config.num_workers)
@@ -88,12 +91,19 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, device: torch.device):
         self.config, self.device = config, device
-        self.dataset = EmbeddingDataset(config.data_path, device)
+        self.dataset = EmbeddingDataset(config.data_path, device, sharded=world_size() > 1)
         self.dataset.check_codebooks(config.codebook_sizes)
-        self.data_hash = file_hash(config.data_path)
-        self.steps_per_epoch = math.ceil(len(self.dataset) / config.batch_size)
+        self.data_hash = [file_hash(path) for path in (*config.data_path, *filter(None, [config.cf_path]))]
+        largest_share = math.ceil(self.dataset.total / world_size())  # all ranks take as many steps
+        self.steps_per_epoch = math.ceil(largest_share / config.batch_size)
         seed_everything(config.seed)
-        self.model = RQVAE(config, self.dataset.width).to(device)
+        self.model = RQVAE(config, self.dataset.widths).to(device)
+        if config.cf_path is not None:
+            self.dataset.add_companions(config.cf_path, self.model.latent_dim)
+        self.parallel = self.model  # what computes losses: all ranks together where there are several
+        if world_size() > 1 and config.quantizer in TRAINED:
+            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+        torch.manual_seed(config.seed + rank())  # weights are equal on all ranks, batches are not
         self.optimizer = make_optimizer(config, self.model, device)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
         self.best = {"loss": [math.inf], "collision": [math.inf, math.inf], "utilization": [math.inf, math.inf]}
@@ -101,7 +111,7 @@ class Trainer:
         self.steps_since_revival = 0
         self.unread: list[tuple[int, float, Tensor]] = []  # epoch, learning rate, losses that are still on the device
         if config.resume is None:
-            self.folder = new_run_folder(config.ckpt_dir)
+            self.folder = gather(new_run_folder(config.ckpt_dir) if is_main() else None)[0]
         else:
             self.folder = self.load(resolve_checkpoint(config.resume, LAST))
 
@@ -119,31 +129,42 @@ class Trainer:
     def fit(self) -> Path:
         """Trains up to --epochs, evaluates every --eval_step epochs and at the end; gives the run folder."""
         config, started = self.config, time.monotonic()
-        inputs = {"embeddings": config.data_path}
-        write_json(self.folder / "config.json", run_record(config, inputs), indent=2)
+        if is_main():
+            write_json(self.folder / "config.json", run_record(config, self.inputs()), indent=2)
         logger.info(f"config: {json.dumps(plain(config))}")
+        if config.quantizer not in TRAINED:
+            return self.fit_at_once(started)
         if config.warmup_epochs >= config.epochs and self.epoch == 0:
             logger.info(
                 f"--warmup_epochs {config.warmup_epochs} takes up all {config.epochs} epochs: --lr is never held"
             )
-        wandb_run = start_wandb(config) if config.use_wandb else None
-        if not self.model.rq.initialised:
+        wandb_run = start_wandb(config) if config.use_wandb and is_main() else None
+        if self.epoch == 0:
             self.start_model()
         last_reading = last_plot = time.monotonic()
-        bar = tqdm(total=config.epochs, initial=self.epoch, desc="RQ-VAE", unit="epoch", mininterval=bar_interval())
+        bar = tqdm(
+            total=config.epochs,
+            initial=self.epoch,
+            desc=config.quantizer,
+            unit="epoch",
+            mininterval=bar_interval(),
+            disable=not is_main(),
+        )
         while self.epoch < config.epochs:
             self.epoch += 1
             self.train_epoch()
             bar.update()
             is_due = self.epoch % config.eval_step == 0 or self.epoch == config.epochs
-            if is_due or time.monotonic() - last_reading > SECONDS_BETWEEN_READINGS:
+            # Ranks read together, so they must agree on when: only the clock of a single process counts.
+            if is_due or (world_size() == 1 and time.monotonic() - last_reading > SECONDS_BETWEEN_READINGS):
                 rows = self.read_losses()
                 last_reading = time.monotonic()
                 bar.set_postfix(loss=f"{rows[-1]['loss']:.5f}", refresh=False)
                 if is_due:
                     evaluation = self.evaluate()
                     rows[-1].update(evaluation_row(evaluation))
-                append_rows(self.folder / "metrics.jsonl", rows)
+                if is_main():
+                    append_rows(self.folder / "metrics.jsonl", rows)
                 if wandb_run is not None:
                     for row in rows:
                         wandb_run.log(flat(row), step=row["epoch"])
@@ -159,39 +180,71 @@ class Trainer:
         logger.info(self.summary(time.monotonic() - started))
         return self.folder
 
+    def fit_at_once(self, started: float) -> Path:
+        """A tokenizer without training: fits it to all items, and writes what a training run of one epoch would."""
+        if self.epoch == 0:
+            if world_size() > 1:
+                raise ValueError(
+                    f"--quantizer {self.config.quantizer} is fitted by one process: start it without torchrun"
+                )
+            self.model.normalizer.fit(self.dataset.rows)
+            rows = (
+                self.dataset.rows if self.config.quantizer == "balanced_rkmeans" else self.sample(self.num_kmeans_rows)
+            )
+            fit(self.model, rows.to(self.device), self.config)
+            self.epoch = 1
+            evaluation = self.evaluate()
+            append_rows(self.folder / "metrics.jsonl", [{"epoch": 1, **evaluation_row(evaluation)}])
+            self.keep(evaluation)
+            self.plot()
+        logger.info(self.summary(time.monotonic() - started))
+        return self.folder
+
+    @property
+    def num_kmeans_rows(self) -> int:
+        return ROWS_PER_CODEWORD * max(self.config.codebook_sizes)
+
+    def sample(self, num_rows: int, seed: int | None = None) -> Tensor:
+        """(num_rows, D): a seeded sample of the rows of all ranks, equal on all; all rows if there are fewer."""
+        generator = torch.Generator().manual_seed((self.config.seed if seed is None else seed) + rank())
+        own = math.ceil(num_rows / world_size())
+        rows = self.dataset.batch(torch.randperm(len(self.dataset), generator=generator)[:own])
+        if world_size() == 1:
+            return rows
+        return torch.cat([part.to(self.device) for part in gather(rows.cpu())])
+
     @torch.no_grad()
     def start_model(self) -> None:
         """Input statistics, then codebooks: k-means on a seeded sample of all rows (large) or of a batch (small)."""
         config = self.config
-        self.model.normalizer.fit(self.dataset.rows)
+        num_statistics = self.dataset.total if world_size() == 1 else self.num_kmeans_rows
+        self.model.normalizer.fit(self.dataset.rows if world_size() == 1 else self.sample(num_statistics))
+        if config.quantizer == "fsq":
+            return
         latents = None
         if config.kmeans_init:
-            generator = torch.Generator().manual_seed(config.seed)
-            num_rows = (
-                ROWS_PER_CODEWORD * max(config.codebook_sizes) if config.large_scale_kmeans else config.batch_size
-            )
-            sample = torch.randperm(len(self.dataset), generator=generator)[:num_rows]
+            sample = self.sample(self.num_kmeans_rows if config.large_scale_kmeans else config.batch_size)
             self.model.eval()
-            latents = torch.cat([self.model.encode(self.dataset.batch(rows)) for rows in sample.split(EVALUATION_ROWS)])
+            latents = torch.cat([self.model.encode(rows) for rows in sample.split(EVALUATION_ROWS)])
         self.model.rq.initialise(latents, config.kmeans_iters, config.seed)
 
     def train_epoch(self) -> None:
         """One pass over all rows in batches of equal size; nothing here waits for the device."""
-        self.model.train()
+        self.parallel.train()
         learning_rate = self.schedule.get_last_lr()[0]
-        totals = torch.zeros(3, device=self.device)
+        totals = torch.zeros(len(LOSS_NAMES), device=self.device)
         shuffled = torch.randperm(len(self.dataset), device=self.device)
         for positions in shuffled.tensor_split(self.steps_per_epoch):
-            losses = self.model(self.dataset.batch(positions))
+            losses = self.parallel(self.dataset.batch(positions), self.dataset.companions_of(positions))
             self.optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
             self.optimizer.step()
             self.schedule.step()
-            totals += torch.stack(losses[:3]).detach() * (len(positions) / len(self.dataset))
+            totals += torch.stack(losses[:-1]).detach() * (len(positions) / len(self.dataset))
         self.unread.append((self.epoch, learning_rate, totals))
         self.steps_since_revival += self.steps_per_epoch
-        if self.steps_since_revival >= MIN_STEPS_UNUSED:
+        if self.steps_since_revival >= MIN_STEPS_UNUSED and not self.model.rq.is_fixed:
             self.revive_dead_codewords()
             self.steps_since_revival = 0
 
@@ -199,10 +252,18 @@ class Trainer:
     def revive_dead_codewords(self) -> None:
         """Moves unused codewords of every level, and forgets their momentum."""
         self.model.eval()
-        positions = torch.randperm(len(self.dataset), device=self.device)[: max(self.config.batch_size, 1024)]
-        residual = self.model.encode(self.dataset.batch(positions))
+        generator = None
+        if world_size() == 1:
+            positions = torch.randperm(len(self.dataset), device=self.device)[: max(self.config.batch_size, 1024)]
+            rows = self.dataset.batch(positions)
+        else:  # the same rows and the same draws on every rank, so that codebooks stay equal
+            rows = self.sample(max(self.config.batch_size, 1024), seed=self.config.seed + self.epoch * world_size())
+            generator = torch.Generator(self.device).manual_seed(self.config.seed + self.epoch)
+            for level in self.model.rq.vq_layers:
+                torch.distributed.all_reduce(level.usage)
+        residual = self.model.encode(rows)
         for level in self.model.rq.vq_layers:
-            dead = level.revive(residual)
+            dead = level.revive(residual, generator)
             for moment in self.optimizer.state.get(level.codebook, {}).values():
                 if isinstance(moment, Tensor) and moment.shape == level.codebook.shape:
                     moment.masked_fill_(dead[:, None], 0)
@@ -215,24 +276,31 @@ class Trainer:
         totals, codes = torch.zeros(3, device=self.device), []
         for rows in self.dataset.in_order(EVALUATION_ROWS):
             losses = self.model(rows)
-            totals += torch.stack(losses[:3]) * (len(rows) / len(self.dataset))
-            codes.append(losses.codes)
-        index = measure(torch.cat(codes).cpu().numpy(), self.config.codebook_sizes)
+            totals += torch.stack(losses[:3]) * (len(rows) / self.dataset.total)
+            codes.append(losses.codes.int())
+        codes = torch.cat(codes).cpu()
+        if world_size() > 1:
+            torch.distributed.all_reduce(totals)
+            codes = torch.cat(gather(codes))
+        index = measure(codes.numpy(), self.config.codebook_sizes)
         return Evaluation(*totals.tolist(), index)
 
     def read_losses(self) -> list[dict[str, Any]]:
         """Fetches the losses of the epochs since the last reading: one row each."""
-        values = torch.stack([losses for _, _, losses in self.unread]).tolist()
+        values = torch.stack([losses for _, _, losses in self.unread])
+        if world_size() > 1:
+            torch.distributed.all_reduce(values)
+            values /= world_size()
         rows = [
-            {
-                "epoch": epoch,
-                "learning_rate": rate,
-                "loss": loss,
-                "reconstruction": reconstruction,
-                "quantization": quant,
-            }
-            for (epoch, rate, _), (loss, reconstruction, quant) in zip(self.unread, values, strict=True)
+            {"epoch": epoch, "learning_rate": rate, **dict(zip(LOSS_NAMES, losses, strict=True))}
+            for (epoch, rate, _), losses in zip(self.unread, values.tolist(), strict=True)
         ]
+        off = {"spread": "spread_weight", "alignment": "cf_weight", "diversity": "diversity_weight"}
+        for row in rows:
+            row["loss"] = row.pop("total")
+            for name, weight in off.items():
+                if not getattr(self.config, weight):
+                    del row[name]
         self.unread.clear()
         for row in rows:
             if not math.isfinite(row["loss"]):
@@ -243,7 +311,10 @@ class Trainer:
         return rows
 
     def keep(self, evaluation: Evaluation) -> None:
-        """Writes this epoch's checkpoint, the best ones where it is better, and last.pth."""
+        """Writes this epoch's checkpoint, the best ones where it is better, and last.pth; rank 0 does."""
+        state = self.training_state()
+        if not is_main():
+            return
         scores = {
             "loss": [evaluation.loss],
             "collision": [evaluation.index.collision_rate, evaluation.loss],
@@ -259,7 +330,9 @@ class Trainer:
         kept = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
         for path in kept[: max(0, len(kept) - self.config.save_limit)]:
             path.unlink()
-        save_checkpoint(self.folder / LAST, {**table, **self.training_state()})
+        save_checkpoint(
+            self.folder / LAST, {**table, **state, "best": {name: list(score) for name, score in self.best.items()}}
+        )
 
     def table(self, evaluation: Evaluation) -> dict[str, Any]:
         return checkpoint_table(
@@ -273,8 +346,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps_since_revival": self.steps_since_revival,
-            "best": {name: list(score) for name, score in self.best.items()},
-            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "rng": gather({"cpu": torch.get_rng_state(), "cuda": None if cuda is None else cuda.cpu()}),
         }
 
     def load(self, path: Path) -> Path:
@@ -297,23 +369,38 @@ class Trainer:
         self.schedule.load_state_dict(table["schedule"])
         self.epoch, self.best = table["epoch"], table["best"]
         self.steps_since_revival = table["steps_since_revival"]
-        torch.set_rng_state(table["rng"]["cpu"])
-        if self.device.type == "cuda" and table["rng"]["cuda"] is not None:
-            torch.cuda.set_rng_state(table["rng"]["cuda"], self.device)
+        if len(table["rng"]) != world_size():
+            raise ValueError(f"--resume {path} was written by {len(table['rng'])} processes: go on with as many")
+        rng = table["rng"][rank()]
+        torch.set_rng_state(rng["cpu"].cpu())
+        if self.device.type == "cuda" and rng["cuda"] is not None:
+            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
+        if not is_main():
+            return path.parent
         log = path.parent / "metrics.jsonl"
         kept = [row for row in read_rows(log) if row["epoch"] <= self.epoch]
         write_text(log, "".join(json.dumps(row) + "\n" for row in kept))
         logger.info(f"resuming {path.parent} after epoch {self.epoch} of {self.config.epochs}")
         return path.parent
 
+    def inputs(self) -> dict[str, Path]:
+        """Input files by what they are."""
+        paths = self.config.data_path
+        names = ["embeddings"] if len(paths) == 1 else [f"embeddings_{number}" for number in range(len(paths))]
+        collaborative = {} if self.config.cf_path is None else {"collaborative": self.config.cf_path}
+        return {**dict(zip(names, paths, strict=True)), **collaborative}
+
     def plot(self) -> None:
+        if not is_main():
+            return
         plot_runs({"training": read_rows(self.folder / "metrics.jsonl")}, self.folder / "training.png")
 
     def summary(self, seconds: float) -> str:
         if not math.isfinite(self.best["loss"][0]):
             return f"nothing to train; {self.folder}"
+        what = f"{self.epoch} epochs" if self.config.quantizer in TRAINED else f"{self.config.quantizer} fitted"
         return (
-            f"{self.epoch} epochs in {seconds:.0f} s: best loss {self.best['loss'][0]:.5f}, collision rate"
+            f"{what} in {seconds:.0f} s: best loss {self.best['loss'][0]:.5f}, collision rate"
             f" {self.best['collision'][0]:.4%}, utilization {-self.best['utilization'][0]:.1%}. Results: {self.folder}"
         )
 

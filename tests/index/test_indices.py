@@ -47,7 +47,7 @@ def test_index_lies_beside_the_run_and_is_unique(generation, run_folder, embeddi
     assert meta["collisions_after"]["collision_rate"] == 0
     assert meta["items_moved"] > 0
     assert meta["error_added"] == pytest.approx(meta["quantization_error_after"] - meta["quantization_error_before"])
-    assert len(meta["checkpoint"]["sha256"]) == len(meta["embeddings"]["sha256"]) == 64
+    assert len(meta["checkpoint"]["sha256"]) == len(meta["embeddings"][0]["sha256"]) == 64
     assert meta["suffix_level"] is None
     before = encoded(run_folder, embeddings_path)
     tensors = load_file(path.with_suffix(".codebooks.safetensors"))
@@ -230,7 +230,7 @@ def test_entries_run_end_to_end(config, tmp_path):
         ).stdout
 
     flags = ["--num_emb_list", "8", "8", "--layers", "16", "--e_dim", "4", "--epochs", "2", "--eval_step", "1"]
-    out = run("index/main.py", "--data_path", config.data_path, "--ckpt_dir", tmp_path / "runs", *flags)
+    out = run("index/main.py", "--data_path", config.data_path[0], "--ckpt_dir", tmp_path / "runs", *flags)
     (folder,) = (tmp_path / "runs").iterdir()
     assert f"Results: {folder}" in out
     assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")

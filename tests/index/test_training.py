@@ -62,6 +62,8 @@ CHANGES = {
     "quant_loss_weight": 0.1,
     "beta": 2.0,
     "spread_weight": 1.0,
+    "diversity_weight": 1.0,
+    "quantizer": "fsq",
     "sk_epsilons": (0.05,),
     "normalize": "standardize",
     "learning_rate": 1e-2,
@@ -77,6 +79,7 @@ CHANGES = {
 }
 OTHERWISE_TESTED = {"data_path", "ckpt_dir", "eval_step", "save_limit", "device", "num_workers", "resume"}
 OTHERWISE_TESTED |= {"use_wandb", "wandb_project", "wandb_name", "sk_iters", "lr_scheduler_type"}
+OTHERWISE_TESTED |= {"fusion", "cf_path", "cf_weight"}  # in test_tokenizers.py
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -160,7 +163,7 @@ def test_killed_run_goes_on_from_its_last_evaluation(config, monkeypatch):
 def test_resume_refuses_other_settings(config, run_folder):
     with pytest.raises(ValueError, match=r"--lr was 0\.001 and is now 0\.1"):
         train(replace(config, resume=run_folder, learning_rate=0.1))
-    np.save(config.data_path, clustered(seed=5))
+    np.save(config.data_path[0], clustered(seed=5))
     with pytest.raises(ValueError, match="has changed"):
         train(replace(config, resume=run_folder))
 
@@ -177,13 +180,13 @@ def test_resume_on_the_command_line_keeps_the_flags_of_the_run(config, run_folde
 def test_nan_embeddings_are_refused(config, bad):
     rows = clustered()
     rows[17, 3] = bad
-    np.save(config.data_path, rows)
+    np.save(config.data_path[0], rows)
     with pytest.raises(ValueError, match="row 17"):
         train(config)
 
 
 def test_equal_embeddings_are_refused(config):
-    np.save(config.data_path, np.ones((50, 4), np.float32))
+    np.save(config.data_path[0], np.ones((50, 4), np.float32))
     with pytest.raises(ValueError, match="zero variance"):
         train(config)
 
