@@ -39,6 +39,7 @@ MAX_GRADIENT_NORM = 1.0  # LC-Rec's
 EVALUATION_ROWS = 8192
 ROWS_PER_CODEWORD = 256  # of the k-means sample, as in faiss
 MIN_STEPS_UNUSED = 20  # a codeword that no row took for so long is dead
+LOSS_TOLERANCE = 1.1  # the best by collisions or use must be trained: a loss at most this far above the lowest
 SECONDS_BETWEEN_READINGS = 2.0  # losses stay on the device in between
 SECONDS_BETWEEN_PLOTS = 60.0
 FREE_ON_RESUME = {"data_path", "ckpt_dir", "epochs", "eval_step", "save_limit", "device", "num_workers", "resume"}
@@ -106,7 +107,11 @@ class Trainer:
         torch.manual_seed(config.seed + rank())  # weights are equal on all ranks, batches are not
         self.optimizer = make_optimizer(config, self.model, device)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
-        self.best = {"loss": [math.inf], "collision": [math.inf, math.inf], "utilization": [math.inf, math.inf]}
+        self.best = {
+            "loss": [math.inf, math.inf],
+            "collision": [math.inf, math.inf],
+            "utilization": [math.inf, math.inf],
+        }
         self.epoch = 0
         self.steps_since_revival = 0
         self.unread: list[tuple[int, float, Tensor]] = []  # epoch, learning rate, losses that are still on the device
@@ -316,13 +321,15 @@ class Trainer:
         if not is_main():
             return
         scores = {
-            "loss": [evaluation.loss],
+            "loss": [evaluation.loss, evaluation.loss],
             "collision": [evaluation.index.collision_rate, evaluation.loss],
             "utilization": [-evaluation.utilization, evaluation.loss],
         }
         table = self.table(evaluation)
+        tolerable = LOSS_TOLERANCE * min(evaluation.loss, self.best["loss"][0])
         for name, score in scores.items():
-            if score < self.best[name]:
+            old = self.best[name]
+            if evaluation.loss <= tolerable and (score < old or old[-1] > tolerable):
                 self.best[name] = score
                 save_checkpoint(self.folder / f"best_{name}_model.pth", table)
         if self.config.save_limit:

@@ -240,3 +240,19 @@ def test_wrong_flags_end_with_usage(flags, capsys):
 def test_every_flag_has_a_field():
     flags = {flag for action in build_parser(None)._actions for flag in action.option_strings}
     assert {flag_of(name) for name in TrainConfig.__dataclass_fields__} <= flags
+
+
+def test_the_model_with_the_fewest_collisions_is_a_trained_one(config, monkeypatch):
+    """Early on, collisions can be rarer than ever after: best_collision_model.pth used to be such a model."""
+    points = iter([(0.01, 1.0), (0.2, 0.5), (0.1, 0.54), (0.05, 0.6)])  # collision rate, loss of each evaluation
+    evaluate = trainer.Trainer.evaluate
+
+    def scripted(self):
+        found = evaluate(self)
+        rate, loss = next(points)
+        return found._replace(loss=loss, index=found.index._replace(collision_rate=rate))
+
+    monkeypatch.setattr(trainer.Trainer, "evaluate", scripted)
+    folder = train(replace(config, epochs=4, eval_step=1))
+    epochs = {name: read_checkpoint(folder / f"best_{name}_model.pth")["epoch"] for name in ("loss", "collision")}
+    assert epochs == {"loss": 2, "collision": 3}
