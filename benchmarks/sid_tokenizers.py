@@ -15,7 +15,7 @@ from index.config import EvaluateConfig, GenerateConfig, TrainConfig
 
 DATASETS = ("HMWeek", "Scientific")
 SIZES = (256, 256, 256, 256)
-TRAINING = {"batch_size": 64, "epochs": 150, "warmup_epochs": 3, "lr_scheduler_type": "cosine", "eval_step": 150}
+TRAINING = {"batch_size": 64, "epochs": 60, "warmup_epochs": 3, "lr_scheduler_type": "cosine", "eval_step": 60}
 QUICK = {"batch_size": 512, "epochs": 2, "warmup_epochs": 1, "eval_step": 2, "layers": (128, 64)}
 TOKENIZERS: dict[str, dict[str, Any]] = {
     "rqvae": {},

@@ -6,6 +6,7 @@ that normalises the whole matrix, losses fetched after every step, SIDs compared
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,6 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-
-from index.rqvae import Perceptron
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,21 @@ class PlainLevel(nn.Module):
         return vectors + (chosen - vectors).detach(), loss, codes
 
 
+def perceptron(widths: list[int]) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for position, (num_in, num_out) in enumerate(pairwise(widths)):
+        linear = nn.Linear(num_in, num_out)
+        nn.init.xavier_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        modules += [linear, nn.ReLU()] if position < len(widths) - 2 else [linear]
+    return nn.Sequential(*modules)
+
+
 class PlainRQVAE(nn.Module):
     def __init__(self, width: int, config: PlainConfig):
         super().__init__()
         widths = [width, *config.layers, config.e_dim]
-        self.encoder, self.decoder = Perceptron(widths, 0.0, False), Perceptron(widths[::-1], 0.0, False)
+        self.encoder, self.decoder = perceptron(widths), perceptron(widths[::-1])
         self.levels = nn.ModuleList(
             PlainLevel(size, config.e_dim, epsilon, config)
             for size, epsilon in zip(config.codebook_sizes, config.sk_epsilons, strict=True)

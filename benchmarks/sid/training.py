@@ -92,8 +92,10 @@ def _same_step(width: int, layers: tuple[int, ...], beta: float) -> bool:
     plain_config = PlainConfig(layers=layers, beta=beta)
     plain = PlainRQVAE(width, plain_config).train()
     ours = RQVAE(replace(our_config(Path(), layers), beta=beta), width).train()
-    ours.encoder.load_state_dict(plain.encoder.state_dict())
-    ours.decoder.load_state_dict(plain.decoder.state_dict())
+    for side in ("encoder", "decoder"):
+        mine, theirs = getattr(ours, side).parameters(), getattr(plain, side).parameters()
+        for weight, other in zip(mine, theirs, strict=True):
+            weight.data.copy_(other)
     batch = torch.from_numpy(clustered(512, width))
     scale = plain.encoder(batch).std().item()
     for level, other in zip(ours.rq.vq_layers, plain.levels, strict=True):
