@@ -107,6 +107,7 @@ class TrainConfig(RQVAEConfig):
     learner: str = "AdamW"
     lr_scheduler_type: str = "constant"
     warmup_epochs: int = 50
+    pretrain_epochs: int = 0  # as a plain autoencoder, before the codebooks start
     weight_decay: float = 0.0
     kmeans_init: bool = True
     large_scale_kmeans: bool = True
@@ -127,11 +128,20 @@ class TrainConfig(RQVAEConfig):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         check_at_least(self, 1, "epochs", "batch_size", "eval_step", "kmeans_iters")
-        check_at_least(self, 0, "warmup_epochs", "weight_decay", "save_limit", "num_workers", "seed")
+        check_at_least(self, 0, "warmup_epochs", "pretrain_epochs", "weight_decay", "save_limit", "num_workers", "seed")
         check_choice("--learner", self.learner, LEARNERS)
         check_choice("--lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         if self.learning_rate <= 0:
             raise ValueError(f"--lr is {self.learning_rate}: it must be above 0")
+        if self.pretrain_epochs >= self.epochs:
+            raise ValueError(
+                f"--pretrain_epochs {self.pretrain_epochs} leaves none of {self.epochs} epochs for the codebooks: raise"
+                f" --epochs"
+            )
+        if self.pretrain_epochs and self.quantizer not in TRAINED:
+            raise ValueError(
+                f"--pretrain_epochs is of training, and --quantizer {self.quantizer} has none: leave it out"
+            )
         if self.fusion == "gated" and len(self.data_path) < 2:
             raise ValueError("--fusion gated weighs several embeddings: give two or more as --data_path a.npy b.npy")
         if (self.cf_weight > 0) != (self.cf_path is not None):

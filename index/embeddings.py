@@ -36,7 +36,7 @@ class EmbeddingDataset:
         for path, (array, item_ids) in zip(self.paths[1:], parts[1:], strict=True):
             arrays.append(array[self._positions(path, item_ids)])
         for path, array in zip(self.paths, arrays, strict=True):
-            if len(array) < 2 or not (array != array[0]).any():
+            if (array[:2] == array[0]).all() and (array == array[0]).all():
                 raise ValueError(
                     f"{path}: all {len(array)} embeddings are equal (zero variance), so no quantizer can tell items"
                     f" apart. Make the embeddings again with: python3 data_process/qwen_embeddings.py"

@@ -51,6 +51,12 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     add("--learner", choices=LEARNERS, default=TrainConfig.learner, help="optimizer")
     add("--lr_scheduler_type", choices=SCHEDULES, default=TrainConfig.lr_scheduler_type, help="after the warm-up")
     add("--warmup_epochs", type=int, default=TrainConfig.warmup_epochs, help="linear rise of the learning rate")
+    add(
+        "--pretrain_epochs",
+        type=int,
+        default=TrainConfig.pretrain_epochs,
+        help="of --epochs, as a plain autoencoder before the codebooks start; a fifth of all saves half the time",
+    )
     add("--weight_decay", type=float, default=TrainConfig.weight_decay, help="of the optimizer")
     add("--seed", type=int, default=TrainConfig.seed, help="of weights, batches and k-means")
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from index.clustering import squared_distances
 from index.config import RQVAEConfig, grid_of
-from index.quantizer import ResidualVectorQuantizer
+from index.quantizer import Quantized, ResidualVectorQuantizer
 
 __all__ = ["LOSS_NAMES", "RQVAE", "Losses", "Normalizer", "RQVAEConfig"]
 
@@ -196,6 +196,7 @@ class RQVAE(nn.Module):
         super().__init__()
         widths = (in_dims,) if isinstance(in_dims, int) else tuple(in_dims)
         self.config, self.in_dim = config, sum(widths)
+        self.quantizes = True  # False: a plain autoencoder, and the codes of `forward` are all 0
         self.normalizer = Normalizer(config.normalize, widths)
         self.gate = Gate(widths) if config.fusion == "gated" else nn.Identity()
         self.latent_dim = latent_dim = self._latent_dim()
@@ -236,11 +237,11 @@ class RQVAE(nn.Module):
         config = self.config
         inputs = self.normalizer(embeddings)
         latents = self._latents(inputs)
-        quantized = self.rq(latents)
+        quantized = self.rq(latents) if self.quantizes else not_quantized(latents, len(config.codebook_sizes))
         reconstruction = RECONSTRUCTION_LOSSES[config.loss_type](self.decoder(quantized.latents), inputs)
         total = reconstruction + config.quant_loss_weight * quantized.loss
         spread = alignment = reconstruction.new_zeros(())
-        if self.training and config.spread_weight > 0:
+        if self.training and self.quantizes and config.spread_weight > 0:
             # In units of the reconstruction, so that one weight suits embeddings of any scale.
             spread = crowding(latents, quantized.codes)
             total = total + config.spread_weight * reconstruction.detach() * spread
@@ -263,6 +264,14 @@ class RQVAE(nn.Module):
         """(N, L) int64 codes of the latents of all items: the nearest codewords, in equal shares where balanced."""
         balanced = self.config.quantizer == "balanced_rkmeans"
         return self.rq.balanced(latents) if balanced else self.rq.nearest(latents)
+
+
+def not_quantized(latents: Tensor, num_levels: int) -> Quantized:
+    """(B, D) latents as they are."""
+    zero = latents.new_zeros(())
+    return Quantized(
+        latents, zero, zero, torch.zeros(len(latents), num_levels, dtype=torch.int64, device=latents.device)
+    )
 
 
 def grid_codebooks(codebook_sizes: Sequence[int]) -> list[Tensor]:

@@ -103,7 +103,11 @@ class Trainer:
             self.dataset.add_companions(config.cf_path, self.model.latent_dim)
         self.parallel = self.model  # what computes losses: all ranks together where there are several
         if world_size() > 1 and config.quantizer in TRAINED:
-            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+            self.parallel = DistributedDataParallel(
+                self.model,
+                broadcast_buffers=False,
+                find_unused_parameters=config.pretrain_epochs > 0,  # codebooks wait
+            )
         torch.manual_seed(config.seed + rank())  # weights are equal on all ranks, batches are not
         self.optimizer = make_optimizer(config, self.model, device)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
@@ -145,7 +149,7 @@ class Trainer:
             )
         wandb_run = start_wandb(config) if config.use_wandb and is_main() else None
         if self.epoch == 0:
-            self.start_model()
+            self.fit_normalizer()
         last_reading = last_plot = time.monotonic()
         bar = tqdm(
             total=config.epochs,
@@ -157,6 +161,9 @@ class Trainer:
         )
         while self.epoch < config.epochs:
             self.epoch += 1
+            self.model.quantizes = self.epoch > config.pretrain_epochs
+            if self.epoch == config.pretrain_epochs + 1:
+                self.start_codebooks()
             self.train_epoch()
             bar.update()
             is_due = self.epoch % config.eval_step == 0 or self.epoch == config.epochs
@@ -165,7 +172,7 @@ class Trainer:
                 rows = self.read_losses()
                 last_reading = time.monotonic()
                 bar.set_postfix(loss=f"{rows[-1]['loss']:.5f}", refresh=False)
-                if is_due:
+                if is_due and self.model.quantizes:
                     evaluation = self.evaluate()
                     rows[-1].update(evaluation_row(evaluation))
                 if is_main():
@@ -173,7 +180,9 @@ class Trainer:
                 if wandb_run is not None:
                     for row in rows:
                         wandb_run.log(flat(row), step=row["epoch"])
-                if is_due:
+                if is_due and not self.model.quantizes:
+                    self.save_last(checkpoint_table(self.model, config, self.epoch, data_sha256=self.data_hash))
+                elif is_due:
                     self.keep(evaluation)
                     if time.monotonic() - last_plot > SECONDS_BETWEEN_PLOTS:
                         self.plot()
@@ -192,7 +201,7 @@ class Trainer:
                 raise ValueError(
                     f"--quantizer {self.config.quantizer} is fitted by one process: start it without torchrun"
                 )
-            self.model.normalizer.fit(self.dataset.rows)
+            self.fit_normalizer()
             rows = (
                 self.dataset.rows if self.config.quantizer == "balanced_rkmeans" else self.sample(self.num_kmeans_rows)
             )
@@ -218,12 +227,14 @@ class Trainer:
             return rows
         return torch.cat([part.to(self.device) for part in gather(rows.cpu())])
 
+    def fit_normalizer(self) -> None:
+        """Statistics of the inputs: of all rows, or under torchrun of a sample that is equal on all ranks."""
+        self.model.normalizer.fit(self.dataset.rows if world_size() == 1 else self.sample(self.num_kmeans_rows))
+
     @torch.no_grad()
-    def start_model(self) -> None:
-        """Input statistics, then codebooks: k-means on a seeded sample of all rows (large) or of a batch (small)."""
+    def start_codebooks(self) -> None:
+        """K-means on a seeded sample of all latents (large) or of a batch (small), or the uniform start."""
         config = self.config
-        num_statistics = self.dataset.total if world_size() == 1 else self.num_kmeans_rows
-        self.model.normalizer.fit(self.dataset.rows if world_size() == 1 else self.sample(num_statistics))
         if config.quantizer == "fsq":
             return
         latents = None
@@ -248,7 +259,7 @@ class Trainer:
             self.schedule.step()
             totals += torch.stack(losses[:-1]).detach() * (len(positions) / len(self.dataset))
         self.unread.append((self.epoch, learning_rate, totals))
-        self.steps_since_revival += self.steps_per_epoch
+        self.steps_since_revival += self.steps_per_epoch * self.model.quantizes
         if self.steps_since_revival >= MIN_STEPS_UNUSED and not self.model.rq.is_fixed:
             self.revive_dead_codewords()
             self.steps_since_revival = 0
@@ -316,10 +327,7 @@ class Trainer:
         return rows
 
     def keep(self, evaluation: Evaluation) -> None:
-        """Writes this epoch's checkpoint, the best ones where it is better, and last.pth; rank 0 does."""
-        state = self.training_state()
-        if not is_main():
-            return
+        """Writes this epoch's checkpoint, the best ones where it is better, and last.pth."""
         scores = {
             "loss": [evaluation.loss, evaluation.loss],
             "collision": [evaluation.index.collision_rate, evaluation.loss],
@@ -331,15 +339,22 @@ class Trainer:
             old = self.best[name]
             if evaluation.loss <= tolerable and (score < old or old[-1] > tolerable):
                 self.best[name] = score
-                save_checkpoint(self.folder / f"best_{name}_model.pth", table)
+                self.save(self.folder / f"best_{name}_model.pth", table)
         if self.config.save_limit:
-            save_checkpoint(self.folder / f"epoch_{self.epoch}.pth", table)
-        kept = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
-        for path in kept[: max(0, len(kept) - self.config.save_limit)]:
-            path.unlink()
-        save_checkpoint(
-            self.folder / LAST, {**table, **state, "best": {name: list(score) for name, score in self.best.items()}}
-        )
+            self.save(self.folder / f"epoch_{self.epoch}.pth", table)
+        if is_main():
+            kept = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
+            for path in kept[: max(0, len(kept) - self.config.save_limit)]:
+                path.unlink()
+        self.save_last(table)
+
+    def save_last(self, table: dict[str, Any]) -> None:
+        """Writes what --resume takes: all ranks give their part, rank 0 writes."""
+        self.save(self.folder / LAST, {**table, **self.training_state()})
+
+    def save(self, path: Path, table: dict[str, Any]) -> None:
+        if is_main():
+            save_checkpoint(path, table)
 
     def table(self, evaluation: Evaluation) -> dict[str, Any]:
         return checkpoint_table(
@@ -353,6 +368,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps_since_revival": self.steps_since_revival,
+            "best": {name: list(score) for name, score in self.best.items()},
             "rng": gather({"cpu": torch.get_rng_state(), "cuda": None if cuda is None else cuda.cpu()}),
         }
 

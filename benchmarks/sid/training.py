@@ -48,7 +48,8 @@ def start(rows: np.ndarray, layers: tuple[int, ...]) -> Trainer:
     with tempfile.TemporaryDirectory() as name:
         np.save(Path(name) / "embeddings.npy", rows)
         trainer = Trainer(our_config(Path(name), layers), CPU)
-    trainer.start_model()
+    trainer.fit_normalizer()
+    trainer.start_codebooks()
     return trainer
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from index import trainer
-from index.checkpoints import load_checkpoint, read_checkpoint
+from index.checkpoints import read_checkpoint
 from index.config import TrainConfig, flag_of
 from index.main import build_parser, parse_config
 from index.rows import read_rows
@@ -71,6 +71,7 @@ CHANGES = {
     "batch_size": 30,
     "learner": "SGD",
     "warmup_epochs": 4,
+    "pretrain_epochs": 2,
     "weight_decay": 0.5,
     "kmeans_init": False,
     "large_scale_kmeans": False,
@@ -128,7 +129,9 @@ def test_num_workers_sets_threads_for_the_run_only(config, monkeypatch):
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("more", [{}, {"dropout_prob": 0.2, "bn": True, "sk_epsilons": (0.05,), "learner": "Adam"}])
+@pytest.mark.parametrize(
+    "more", [{}, {"pretrain_epochs": 5}, {"dropout_prob": 0.2, "bn": True, "sk_epsilons": (0.05,), "learner": "Adam"}]
+)
 def test_resumed_run_equals_a_straight_one(config, more):
     config = replace(config, **more, eval_step=2)
     straight = train(replace(config, epochs=26))
@@ -139,7 +142,9 @@ def test_resumed_run_equals_a_straight_one(config, more):
     assert equal(weights(straight, "best_loss_model.pth"), weights(first, "best_loss_model.pth"))
 
 
-def test_killed_run_goes_on_from_its_last_evaluation(config, monkeypatch):
+@pytest.mark.parametrize("pretrain_epochs", [0, 4])
+def test_killed_run_goes_on_from_its_last_evaluation(config, monkeypatch, pretrain_epochs):
+    config = replace(config, pretrain_epochs=pretrain_epochs)
     straight = train(config)
     train_epoch = trainer.Trainer.train_epoch
 
@@ -153,7 +158,7 @@ def test_killed_run_goes_on_from_its_last_evaluation(config, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(replace(config, ckpt_dir=config.ckpt_dir / "killed"))
     (folder,) = (config.ckpt_dir / "killed").iterdir()
-    assert load_checkpoint(folder / "last.pth", CPU).epoch == 3
+    assert read_checkpoint(folder / "last.pth")["epoch"] == 3
     monkeypatch.undo()
     train(replace(config, resume=folder / "last.pth"))
     assert equal(weights(straight), weights(folder))
