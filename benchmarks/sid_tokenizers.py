@@ -11,18 +11,35 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Row, cpu_seconds, real_data, run
-from index.config import EvaluateConfig, GenerateConfig, TrainConfig
+from index.config import TRAINED, EvaluateConfig, GenerateConfig, TrainConfig
 
 DATASETS = ("HMWeek", "Scientific")
 SIZES = (256, 256, 256, 256)
-TRAINING = {"batch_size": 64, "epochs": 60, "warmup_epochs": 3, "lr_scheduler_type": "cosine", "eval_step": 60}
-QUICK = {"batch_size": 512, "epochs": 2, "warmup_epochs": 1, "eval_step": 2, "layers": (128, 64)}
+TRAINING: dict[str, Any] = {
+    "layers": (512, 256, 128),
+    "batch_size": 128,
+    "epochs": 200,
+    "pretrain_epochs": 30,
+    "warmup_epochs": 5,
+    "lr_scheduler_type": "cosine",
+    "eval_step": 200,
+}
+QUICK: dict[str, Any] = {
+    **TRAINING,
+    "pretrain_epochs": 0,
+    "batch_size": 512,
+    "epochs": 2,
+    "warmup_epochs": 1,
+    "eval_step": 2,
+    "layers": (128, 64),
+}
 TOKENIZERS: dict[str, dict[str, Any]] = {
-    "rqvae": {},
-    "rqvae, sinkhorn on level 4": {"sk_epsilons": (0.0, 0.0, 0.0, 0.003)},
-    "rqvae, aligned": {"cf_weight": 0.02},
-    "rqvae, diversity": {"diversity_weight": 0.1},
-    "fsq": {"quantizer": "fsq"},
+    "rqvae": {"spread_weight": 10.0},
+    "rqvae, no spread": {},
+    "rqvae, Sinkhorn on level 4": {"sk_epsilons": (0.0, 0.0, 0.0, 0.003), "batch_size": 1024},
+    "rqvae, aligned": {"spread_weight": 10.0, "cf_weight": 0.02},
+    "rqvae, diversity": {"spread_weight": 10.0, "diversity_weight": 0.1},
+    "fsq": {"quantizer": "fsq", "pretrain_epochs": 0},
     "rkmeans": {"quantizer": "rkmeans"},
     "balanced_rkmeans": {"quantizer": "balanced_rkmeans"},
     "opq": {"quantizer": "opq"},
@@ -63,6 +80,8 @@ def measure(dataset: str, name: str, paths: tuple[Path, Path], folder: Path, qui
 
     content, collaborative = paths
     settings = {**(QUICK if quick else TRAINING), **TOKENIZERS[name]}
+    if settings.get("quantizer") not in (None, *TRAINED):
+        settings = {"quantizer": settings["quantizer"]}
     config = TrainConfig(
         data_path=(content,),
         cf_path=collaborative if settings.get("cf_weight") else None,

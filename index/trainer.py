@@ -118,6 +118,11 @@ class Trainer:
         }
         self.epoch = 0
         self.steps_since_revival = 0
+        self.seen: Tensor | None = (
+            None  # (N,) int64, a key of the SID that each item had last, where spread asks for it
+        )
+        if config.spread_weight > 0:
+            self.seen = torch.arange(len(self.dataset), device=device)
         self.unread: list[tuple[int, float, Tensor]] = []  # epoch, learning rate, losses that are still on the device
         if config.resume is None:
             self.folder = gather(new_run_folder(config.ckpt_dir) if is_main() else None)[0]
@@ -249,20 +254,29 @@ class Trainer:
         self.parallel.train()
         learning_rate = self.schedule.get_last_lr()[0]
         totals = torch.zeros(len(LOSS_NAMES), device=self.device)
-        shuffled = torch.randperm(len(self.dataset), device=self.device)
-        for positions in shuffled.tensor_split(self.steps_per_epoch):
+        for positions in self.shuffled().tensor_split(self.steps_per_epoch):
             losses = self.parallel(self.dataset.batch(positions), self.dataset.companions_of(positions))
             self.optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
             self.optimizer.step()
             self.schedule.step()
+            if self.seen is not None:
+                self.seen[positions] = sid_keys(losses.codes)
             totals += torch.stack(losses[:-1]).detach() * (len(positions) / len(self.dataset))
         self.unread.append((self.epoch, learning_rate, totals))
         self.steps_since_revival += self.steps_per_epoch * self.model.quantizes
         if self.steps_since_revival >= MIN_STEPS_UNUSED and not self.model.rq.is_fixed:
             self.revive_dead_codewords()
             self.steps_since_revival = 0
+
+    def shuffled(self) -> Tensor:
+        """(N,) int64, the order of an epoch. For the spread, items that shared their SID when last seen stay together:
+        a batch must hold both to push them apart."""
+        if self.seen is None:
+            return torch.randperm(len(self.dataset), device=self.device)
+        groups = torch.unique(self.seen, return_inverse=True)[1]
+        return torch.rand(len(groups), device=self.device)[groups].argsort()
 
     @torch.no_grad()
     def revive_dead_codewords(self) -> None:
@@ -368,6 +382,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps_since_revival": self.steps_since_revival,
+            "seen": gather(None if self.seen is None else self.seen.cpu()),
             "best": {name: list(score) for name, score in self.best.items()},
             "rng": gather({"cpu": torch.get_rng_state(), "cuda": None if cuda is None else cuda.cpu()}),
         }
@@ -394,6 +409,8 @@ class Trainer:
         self.steps_since_revival = table["steps_since_revival"]
         if len(table["rng"]) != world_size():
             raise ValueError(f"--resume {path} was written by {len(table['rng'])} processes: go on with as many")
+        if self.seen is not None:
+            self.seen.copy_(table["seen"][rank()])
         rng = table["rng"][rank()]
         torch.set_rng_state(rng["cpu"].cpu())
         if self.device.type == "cuda" and rng["cuda"] is not None:
@@ -426,6 +443,14 @@ class Trainer:
             f"{what} in {seconds:.0f} s: best loss {self.best['loss'][0]:.5f}, collision rate"
             f" {self.best['collision'][0]:.4%}, utilization {-self.best['utilization'][0]:.1%}. Results: {self.folder}"
         )
+
+
+def sid_keys(codes: Tensor) -> Tensor:
+    """(B,) int64: equal for equal rows of (B, L) codes, and for others but by a chance of 2^-64."""
+    keys = torch.zeros_like(codes[:, 0])
+    for column in codes.unbind(1):
+        keys = keys * 6364136223846793005 + column + 1442695040888963407  # Knuth's generator, modulo 2^64
+    return keys
 
 
 def make_optimizer(config: TrainConfig, model: RQVAE, device: torch.device) -> torch.optim.Optimizer:

@@ -130,7 +130,12 @@ def test_num_workers_sets_threads_for_the_run_only(config, monkeypatch):
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "more", [{}, {"pretrain_epochs": 5}, {"dropout_prob": 0.2, "bn": True, "sk_epsilons": (0.05,), "learner": "Adam"}]
+    "more",
+    [
+        {},
+        {"pretrain_epochs": 5, "spread_weight": 1.0},
+        {"dropout_prob": 0.2, "bn": True, "sk_epsilons": (0.05,), "learner": "Adam"},
+    ],
 )
 def test_resumed_run_equals_a_straight_one(config, more):
     config = replace(config, **more, eval_step=2)
@@ -261,3 +266,19 @@ def test_the_model_with_the_fewest_collisions_is_a_trained_one(config, monkeypat
     folder = train(replace(config, epochs=4, eval_step=1))
     epochs = {name: read_checkpoint(folder / f"best_{name}_model.pth")["epoch"] for name in ("loss", "collision")}
     assert epochs == {"loss": 2, "collision": 3}
+
+
+def test_items_that_share_a_sid_are_shown_together(config):
+    """Two such items met in one batch of fifty by chance only, so the spread had nothing to push."""
+    run = trainer.Trainer(replace(config, spread_weight=1.0), CPU)
+    groups = np.random.default_rng(0).permutation(np.arange(120) // 2)
+    run.seen.copy_(torch.from_numpy(groups))
+    first, second = run.shuffled(), run.shuffled()
+    for order in (first, second):
+        assert sorted(order.tolist()) == list(range(120))
+        places = groups[order.numpy()].reshape(60, 2)
+        assert (places[:, 0] == places[:, 1]).all()
+    assert not torch.equal(first, second)
+    codes = torch.randint(0, 3, (500, 4))
+    distinct = len(trainer.sid_keys(codes).unique())
+    assert distinct == len(codes.unique(dim=0))
