@@ -30,19 +30,21 @@ def embeddings(folder: Path) -> Path | None:
 
 
 def our_config(path: Path, folder: Path) -> TrainConfig:
-    """The plain loop's architecture; small batches and a cosine schedule."""
+    """The plain loop's architecture; small batches, a cosine schedule, codebooks that start late, and a little spread."""
     plain = PlainConfig()
     return TrainConfig(
         data_path=(path,),
         ckpt_dir=folder / "runs",
         codebook_sizes=plain.codebook_sizes,
         layers=plain.layers,
-        batch_size=256,
-        epochs=180,
-        warmup_epochs=5,
+        batch_size=64,
+        epochs=100,
+        pretrain_epochs=22,
+        warmup_epochs=3,
+        spread_weight=1.0,
         lr_scheduler_type="cosine",
         weight_decay=plain.weight_decay,
-        eval_step=180,
+        eval_step=100,
         save_limit=0,
         device="cpu",
         num_workers=1,
