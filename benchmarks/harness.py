@@ -12,7 +12,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,8 +119,17 @@ def real_data(dataset: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def run(parts: dict[str, Part], description: str | None, argv: list[str] | None = None) -> None:
-    """The entry of a benchmark: runs its parts, prints a table, and writes the JSON of docs/benchmarks.md."""
+def run(
+    parts: dict[str, Part],
+    description: str | None,
+    argv: list[str] | None = None,
+    on_request: Collection[str] = (),
+) -> None:
+    """The entry of a benchmark: runs its parts, prints a table, and writes the JSON of docs/benchmarks.md.
+
+    Args:
+        on_request: parts that run only where --parts names them.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, few runs: ends within 50 s on 2 cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
@@ -128,9 +137,10 @@ def run(parts: dict[str, Part], description: str | None, argv: list[str] | None 
         "--parts",
         nargs="+",
         choices=list(parts),
-        default=list(parts),
+        default=[name for name in parts if name not in on_request],
         metavar="PART",
-        help=f"only these of {', '.join(parts)}",
+        help=f"only these of {', '.join(parts)}"
+        + (f" (default: all but {', '.join(on_request)})" if on_request else ""),
     )
     args = parser.parse_args(argv)
     import torch

@@ -34,7 +34,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         metavar="NPY",
         help="embeddings; default: those that the checkpoint was trained on",
     )
-    add("--batch_size", type=int, default=GenerateConfig.batch_size, help="items encoded at a time")
+    add("--batch_size", type=int, default=GenerateConfig.batch_size, help="items encoded at a time; at least 2048 are")
     add(
         "--dedup",
         choices=DEDUP_METHODS,
@@ -73,40 +73,41 @@ def generate(config: GenerateConfig) -> Path:
     output = output_path(config, checkpoint.path)
     dataset = EmbeddingDataset(data_path, device)
     encoded = encode_all(checkpoint.model, dataset, config.batch_size)
-    order = np.argsort(dataset.item_ids, kind="stable")
-    item_ids = np.asarray(dataset.item_ids, np.int64)[order]
-    latents, codes = encoded.latents[order], encoded.codes[order]
+    codebooks, num_levels = encoded.codebooks, len(encoded.codebooks)
 
     ckpt_hash = file_hash(checkpoint.path)
     old = load_old_index(config.extend, model_config.codebook_sizes, ckpt_hash) if config.extend else None
-    is_new = np.ones(len(item_ids), bool) if old is None else ~np.isin(item_ids, old.item_ids)
+    all_ids = np.asarray(dataset.item_ids, np.int64)
+    rows = np.argsort(all_ids, kind="stable")
+    if old is not None:
+        rows = rows[~np.isin(all_ids[rows], old.item_ids)]
+    item_ids, latents, codes = (_take(array, rows) for array in (all_ids, encoded.latents, encoded.codes))
     resolution = resolve_collisions(
-        latents[is_new],
-        encoded.codebooks,
-        codes[is_new],
+        latents,
+        codebooks,
+        codes,
         config.dedup,
         reserved=None if old is None else old.codes,
         sk_epsilon=model_config.level_epsilons[-1] or SINKHORN_EPSILON,
         sk_iters=model_config.sk_iters,
     )
-    final_ids, final_codes = item_ids[is_new], resolution.codes
+    final_ids, final_codes = item_ids, resolution.codes
     suffix_size = resolution.suffix_size
     if old is not None:
         if old.codes.shape[1] > final_codes.shape[1]:  # --dedup none beside an old suffix level
             raise ValueError(f"{config.extend} has an extra level, which --dedup none cannot fill: pass --dedup assign")
-        suffix_size = max(suffix_size, *old.codebook_sizes[len(encoded.codebooks) :], 0)
-        final_ids, final_codes = np.r_[old.item_ids, final_ids], np.concatenate([old.codes, final_codes])
+        suffix_size = max(suffix_size, *old.codebook_sizes[num_levels:], 0)
+        final_ids, final_codes = np.r_[old.item_ids, item_ids], np.concatenate([old.codes, final_codes])
         order = np.argsort(final_ids, kind="stable")
         final_ids, final_codes = final_ids[order], final_codes[order]
-    sizes = model_config.codebook_sizes + ((suffix_size,) if final_codes.shape[1] > len(encoded.codebooks) else ())
+    sizes = model_config.codebook_sizes + ((suffix_size,) if final_codes.shape[1] > num_levels else ())
     index = SidIndex(final_ids, final_codes, level_letters(len(sizes)), sizes)
-    before, after = (
-        measure(codes[is_new], model_config.codebook_sizes) if is_new.any() else None,
-        measure(final_codes, sizes),
+    before = measure(codes, model_config.codebook_sizes) if len(codes) else None
+    after = measure(final_codes, sizes)
+    error_before, error_after = (
+        quantization_error(latents, codebooks, chosen) if len(codes) else 0.0 for chosen in (codes, resolution.codes)
     )
 
-    error_before = quantization_error(latents[is_new], encoded.codebooks, codes[is_new]) if is_new.any() else 0.0
-    error_after = quantization_error(latents[is_new], encoded.codebooks, resolution.codes) if is_new.any() else 0.0
     codebooks_path = output.with_suffix(".codebooks.safetensors")
     meta: dict[str, Any] = {
         "dataset": config.dataset,
@@ -118,19 +119,19 @@ def generate(config: GenerateConfig) -> Path:
         "perplexity": list(after.perplexity),
         "items_moved": resolution.num_moved,
         "items_spilled": resolution.num_spilled,
-        "suffix_level": len(sizes) - 1 if len(sizes) > len(encoded.codebooks) else None,
+        "suffix_level": len(sizes) - 1 if len(sizes) > num_levels else None,
         "quantization_error_before": error_before,
         "quantization_error_after": error_after,
         "error_added": error_after - error_before,
         "codebooks_file": codebooks_path.name,
-        "levels_with_codebook": len(encoded.codebooks),
+        "levels_with_codebook": num_levels,
         "items_kept": 0 if old is None else len(old.item_ids),
-        "items_kept_without_embedding": 0 if old is None else int((~np.isin(old.item_ids, item_ids)).sum()),
+        "items_kept_without_embedding": 0 if old is None else int((~np.isin(old.item_ids, all_ids)).sum()),
         "embeddings": [{"path": str(path), "sha256": file_hash(path)} for path in data_path],
         "checkpoint": {"path": str(checkpoint.path), "sha256": ckpt_hash, "epoch": checkpoint.epoch},
         **{name: value for name, value in run_record(config, {}).items() if name != "inputs"},
     }
-    save_codebooks(codebooks_path, encoded.codebooks)
+    save_codebooks(codebooks_path, codebooks)
     save_sid_index(output, index, meta)
 
     if before:
@@ -144,6 +145,11 @@ def generate(config: GenerateConfig) -> Path:
         f" {added:+.2%}. Index: {output}"
     )
     return output
+
+
+def _take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`array[rows]`, without a copy where that is all of it in its order."""
+    return array if np.array_equal(rows, np.arange(len(array))) else array[rows]
 
 
 def output_path(config: GenerateConfig, checkpoint_path: Path) -> Path:

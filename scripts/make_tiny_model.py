@@ -105,11 +105,11 @@ def make_tiny_model(config: TinyModelConfig) -> Path:
 
 
 def corpus_texts(path: Path) -> Iterator[str]:
-    """Every text of the items, and every wording of the prompts: what the tokenizer learns its merges from."""
+    """Every text of the items, and every English wording of the prompts: what the tokenizer learns its merges from."""
     yield from strings(
         read_json(path, "Give --corpus a <DS>.item.json; python3 data_process/make_demo_data.py makes one")
     )
-    templates = Path(__file__).resolve().parents[1] / "src" / "tasks" / "templates"
+    templates = Path(__file__).resolve().parents[1] / "src" / "tasks" / "templates" / "en"
     for template in sorted(templates.glob("*.json")):
         for text in strings(json.loads(template.read_text(encoding="utf-8"))):
             text = OPTIONAL.sub(r"\1", text)

@@ -40,8 +40,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(model_type: str, vision: bool, entry: str) -> Family:
+def family_of(model_type: str, vision: bool | None, entry: str) -> Family:
     """The row of `--model_type`.
+
+    Args:
+        vision: whether `entry` trains vision-language models or text models; None: both.
 
     Raises:
         ValueError: no such type, or one that belongs to another entry.
@@ -49,7 +52,7 @@ def family_of(model_type: str, vision: bool, entry: str) -> Family:
     if model_type not in FAMILIES:
         raise ValueError(f"unknown --model_type {model_type!r}: choose from {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]
-    if family.vision != vision:
+    if vision is not None and family.vision != vision:
         other = "train_ddp_vl" if family.vision else "train_ddp"
         raise ValueError(
             f"--model_type {model_type} is a {'vision-language' if family.vision else 'text'} model, which {entry} does"

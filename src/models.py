@@ -15,8 +15,10 @@ from src.common.log import logger
 from src.common.sid import SidIndex
 from src.families import Family, check_base_model, check_finetuned, family_of_config
 from src.processors import load_processor
+from src.sid_rows import gathered, num_rows, prepare_token_layers, use_rows
 
 ATTENTION = "sdpa"  # takes our boolean masks of any shape; eager attention would add them to the scores as numbers
+TOKEN_TABLES = ("embed_tokens", "lm_head", "trainable_tokens")  # in names of parameters whose rows stand for tokens
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -42,12 +44,13 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
 
 
-def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = None) -> Loaded:
+def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = None, weights: bool = True) -> Loaded:
     """A model with its tokenizer and processor.
 
     Args:
         path: folder or hub name of weights in the Hugging Face layout.
         model_type: the family that it must be of; None: any.
+        weights: False gives the shapes only, on the `meta` device.
 
     Raises:
         FileNotFoundError: `path` is no folder with a model, and the hub does not give one either.
@@ -58,16 +61,23 @@ def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = No
     quiet_libraries()
     check_base_model(path, model_type)
     try:
-        config_type = AutoConfig.from_pretrained(path).model_type
+        config = AutoConfig.from_pretrained(path)
     except OSError as error:
         raise FileNotFoundError(
             f"there is no model at {path}, neither as a folder nor on a hub that can be reached"
             f" ({str(error).splitlines()[0]}). Give a folder with weights, or make a tiny model with"
             f" python3 scripts/make_tiny_model.py"
         ) from error
-    family = family_of_config(path, config_type, model_type)
+    family = family_of_config(path, config.model_type, model_type)
     auto = AutoModelForImageTextToText if family.vision else AutoModelForCausalLM
-    model = auto.from_pretrained(path, dtype=dtype, attn_implementation=ATTENTION)
+    if weights:
+        model = auto.from_pretrained(path, dtype=dtype, attn_implementation=ATTENTION)
+        if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            # Under ZeRO-3 transformers notes one change of names too many: a VLM would be saved as model.model.layers.
+            vars(model).pop("_weight_conversions", None)
+    else:
+        with torch.device("meta"):
+            model = auto.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
     processor = load_processor(path)
     tokenizer = processor.tokenizer if family.vision else processor
     if tokenizer.pad_token_id is None:
@@ -86,7 +96,7 @@ def add_sid_tokens(loaded: Loaded, tokens: Sequence[str]) -> list[int]:
 
     loaded.tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
     ids = loaded.tokenizer.convert_tokens_to_ids(list(tokens))
-    if max(ids) >= loaded.model.get_input_embeddings().weight.shape[0]:
+    if max(ids) >= num_rows(loaded.model.get_input_embeddings().weight):
         loaded.model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     return ids
 
@@ -106,17 +116,21 @@ def init_sid_rows(
     Returns:
         the way that was taken.
     """
+    with gathered(_tables(loaded.model), change=True):
+        return _init_sid_rows(loaded, ids, index, how, texts or {}, seed)
+
+
+def _init_sid_rows(
+    loaded: Loaded, ids: Sequence[int], index: SidIndex, how: str, texts: dict[int, str], seed: int
+) -> str:
     books = _codebooks(index)
     if how == "auto":
-        how = "centroid" if books else "text" if texts and any(texts.values()) else "random"
+        how = "centroid" if books else "text" if any(texts.values()) else "random"
     if how == "centroid" and not books:
         raise ValueError(f"--sid_init centroid needs the codebooks beside {index.path}: make the index with this GRec")
     generator = torch.Generator().manual_seed(seed)
     new = torch.tensor(ids)
-    output = loaded.model.get_output_embeddings()
-    tables = [loaded.model.get_input_embeddings().weight]
-    if output is not None and output.weight.data_ptr() != tables[0].data_ptr():
-        tables.append(output.weight)
+    tables = _tables(loaded.model)
     old = torch.ones(len(tables[0]), dtype=torch.bool)
     old[new] = False
     old[len(loaded.tokenizer) :] = False
@@ -126,10 +140,16 @@ def init_sid_rows(
         noise = torch.cat([_projected(book, base.shape[1], generator) for book in books])
     rows = base.mean(0) + noise * base.std(0)
     if how == "text":
-        rows = _mean_of_words(loaded, index, texts or {}, tables[0], rows)
+        rows = _mean_of_words(loaded, index, texts, tables[0], rows)
     for table in tables:
         table[new.to(table.device)] = rows.to(table)
     return how
+
+
+def _tables(model: nn.Module) -> list[nn.Parameter]:
+    """The input embeddings, and the head where it is a matrix of its own."""
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return list({id(module.weight): module.weight for module in modules}.values())
 
 
 def _codebooks(index: SidIndex) -> list[Tensor]:
@@ -179,12 +199,17 @@ def add_lora(
     dropout: float,
     targets: Sequence[str] = LORA_TARGETS,
     modules_to_save: Sequence[str] = (),
+    one_dtype: bool = False,
 ) -> nn.Module:
     """The model with LoRA on the language model's linear layers, and trainable SID rows.
 
     Without `modules_to_save` just the new rows of the embeddings (and of an untied head) train, and are all that the
     adapter holds of them (https://arxiv.org/abs/2106.09685; PEFT's trainable tokens). With `embed_tokens,lm_head` those
     matrices train as a whole. A tied head stays tied.
+
+    Args:
+        sid_ids: tokens whose rows train; none where no token is new.
+        one_dtype: what trains has the dtype of the model, not float32, as engines that cut parameters need it.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -199,14 +224,16 @@ def add_lora(
     extra: dict[str, Any] = {}
     if modules_to_save:
         extra["modules_to_save"] = list(modules_to_save)
+        extra["ensure_weight_tying"] = tied
     elif sid_ids:
         extra["trainable_token_indices"] = {"embed_tokens": list(sid_ids)}
         if not tied:
             extra["trainable_token_indices"]["lm_head"] = list(sid_ids)
-    if tied and extra:
-        extra["ensure_weight_tying"] = True
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, **extra)
-    model = get_peft_model(loaded.model, config)
+    prepare_token_layers()
+    vocabulary = num_rows(loaded.model.get_input_embeddings().weight)
+    model = get_peft_model(loaded.model, config, autocast_adapter_dtype=not one_dtype)
+    use_rows(model, vocabulary)
     # By itself PEFT writes the whole embeddings of a resized text model, twice, into every checkpoint.
     model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     return model
@@ -236,21 +263,26 @@ def freeze(loaded: Loaded, what: str, sid_ids: Sequence[int]) -> None:
         if what == "only_embeddings" or (what in ("visual", "all") and visual):
             parameter.requires_grad_(False)
     if what in ("embeddings", "all", "only_embeddings"):
-        embeddings, head = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
-        rows = torch.zeros(len(embeddings.weight), 1, dtype=torch.bool)
+        tables = _tables(loaded.model)
+        rows = torch.zeros(num_rows(tables[0]), 1, dtype=torch.bool)
         rows[list(sid_ids)] = True
-        for table in {id(module.weight): module.weight for module in (embeddings, head)}.values():
-            table.requires_grad_(True)
-            table.register_hook(lambda gradient: gradient * rows.to(gradient))
+        for table in tables:
+            table.requires_grad_(bool(sid_ids))
+            if sid_ids:
+                table.register_hook(lambda gradient: gradient * rows.to(gradient))
 
 
 class AnswerRows:
     """Lets the head see only the positions that predict an answer, so that logits of prompt tokens are never made.
 
-    A hook in front of the output embedding: it works for every family, under DDP, DeepSpeed and PEFT alike.
+    A hook in front of the output embedding: it works for every family, under DDP, DeepSpeed and PEFT alike. The model
+    then takes the batches of TrainingCollator, whose masks are told by pieces.
     """
 
     def __init__(self, model: nn.Module):
+        from src.attention import use_packed_attention  # imports transformers
+
+        use_packed_attention(model)
         self.rows: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._select)
 
@@ -267,9 +299,10 @@ class AnswerRows:
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
-def token_meta(index: SidIndex, base_vocab_size: int) -> dict[str, Any]:
+def token_meta(index: SidIndex, base_vocab_size: int, new_tokens: bool = True) -> dict[str, Any]:
+    """What `token_meta.json` says; it lists no SID tokens where the model got none."""
     return {
-        "sid_tokens": index.all_tokens,
+        "sid_tokens": index.all_tokens if new_tokens else [],
         "base_vocab_size": base_vocab_size,
         "codebook_sizes": list(index.codebook_sizes),
         "index_sha256": artifacts.file_hash(index.path) if index.path else None,
@@ -292,16 +325,29 @@ def load_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora: 
     processor = load_processor(ckpt)
     tokenizer = processor.tokenizer if loaded.family.vision else processor
     loaded = loaded._replace(tokenizer=tokenizer, processor=processor if loaded.family.vision else None)
-    if (meta := artifacts.load_token_meta(ckpt)) is not None:
+    if (meta := artifacts.load_token_meta(ckpt)) is not None and meta["sid_tokens"]:
         add_sid_tokens(loaded, meta["sid_tokens"])
     model = PeftModel.from_pretrained(loaded.model, ckpt)
     logger.info("merged the adapter %s into %s", ckpt, base_model)
     return loaded._replace(model=model.merge_and_unload())
 
 
+def save_plain(loaded: Loaded, folder: Path, ckpt_model: Path) -> None:
+    """A whole model with all that evaluation reads, which `ckpt_model` has of the fine-tuning run."""
+    loaded.model.save_pretrained(folder)
+    (loaded.processor or loaded.tokenizer).save_pretrained(folder)
+    save_records(folder, ckpt_model)
+
+
+def save_records(folder: Path, ckpt_model: Path) -> None:
+    for name in (artifacts.TOKEN_META, "run.json"):
+        if (ckpt_model / name).is_file():
+            artifacts.write_json(folder / name, artifacts.read_json(ckpt_model / name), indent=2)
+
+
 def num_parameters(model: nn.Module) -> tuple[int, int]:
     """Parameters in all, and those that train."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
 
 

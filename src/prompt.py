@@ -10,18 +10,23 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL.Image import Image
 
+from src.common.artifacts import read_json
 from src.common.images import open_image, random_view
 from src.common.log import logger
+from src.spelling import spelled_sids
 from src.tasks.catalogue import Catalogue
-from src.tasks.task import ITEM_TEXTS, SLOT, Template
+from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, LANGUAGES, SLOT, USER_TEXTS, Template
 
 IMAGE_CACHE_BYTES = 512 << 20  # pictures, as the model takes them, kept in memory by each process
-WORD_SLOTS = (*ITEM_TEXTS, "history_titles")
+TEXT_SLOTS = (*ITEM_TEXTS, *ENRICHED_TEXTS, *USER_TEXTS)
+WORD_SLOTS = (*TEXT_SLOTS, "history_titles")
+LIST_SEPARATORS = {"en": "; ", "zh": "；"}  # between the entries of a list, such as tags; an entry holds none
 PLAIN_FRAME = "### Instruction:\n{}\n\n### Response:\n"  # for models without a chat template
 
 
@@ -34,6 +39,28 @@ class PromptSettings:
     add_prefix: bool = False
     max_his_images: int = 8
     model_max_length: int = 2048
+    prompt_lang: str = "en"
+    sid_digits: int = 0  # of a code, where SIDs are spelt with ordinary tokens; 0: every code is a token of its own
+
+
+def checkpoint_settings(ckpt_model: str | Path, prompt_lang: str | None = None) -> PromptSettings:
+    """The settings that a fine-tuned model was trained with, from its run.json; else the defaults.
+
+    Args:
+        prompt_lang: language of the wordings where there is no run.json.
+
+    Raises:
+        ValueError: `prompt_lang` is another language than the model was trained with, or has no wordings.
+    """
+    path = Path(ckpt_model) / "run.json"
+    settings = PromptSettings(**read_json(path)["prompt_settings"]) if path.is_file() else None
+    if settings is None:
+        settings = PromptSettings(prompt_lang=prompt_lang or PromptSettings.prompt_lang)
+    elif prompt_lang not in (None, settings.prompt_lang):
+        raise ValueError(f"{ckpt_model} was trained on prompts in {settings.prompt_lang}: leave out --prompt_lang")
+    if settings.prompt_lang not in LANGUAGES:
+        raise ValueError(f"--prompt_lang {settings.prompt_lang!r}: choose from {', '.join(LANGUAGES)}")
+    return settings
 
 
 class Sample(NamedTuple):
@@ -96,6 +123,7 @@ class PromptBuilder:
         self.separator = self._tokenize(settings.his_sep)
         self._texts: dict[tuple[str, bool], list[np.ndarray]] = {}
         self._templates: dict[tuple[Template, bool], tuple[list, list]] = {}
+        self._empty: dict[int, frozenset[str]] = {}
         self._fitted: dict[tuple[Template, frozenset[str]], Template] = {}
         self._numbers: dict[str, np.ndarray] = {}
         self._images: dict[int, ImageBlock] = {}
@@ -110,10 +138,13 @@ class PromptBuilder:
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
 
     def _sid_ids(self) -> np.ndarray:
-        """(N, L) int64: token ids of each item's SID, rows as in catalogue.item_ids."""
+        """(N, L) int64: token ids of each item's SID, rows as in catalogue.item_ids; spelt SIDs are longer."""
         index = self.catalogue.sid_index
         if index is None:
             raise ValueError("a SID index is needed: give --index_file")
+        if self.settings.sid_digits:
+            sids = spelled_sids(self.tokenizer, index, self.settings.sid_digits)
+            return sids[index.rows_of(self.catalogue.item_ids)]
         ids = self.tokenizer.convert_tokens_to_ids(index.all_tokens)
         unknown = [
             token for token, i in zip(index.all_tokens, ids, strict=True) if i in (None, self.tokenizer.unk_token_id)
@@ -191,15 +222,28 @@ class PromptBuilder:
         return self._templates[key]
 
     # ---- items -------------------------------------------------------------------------------------------------------
-    def words(self, field: str, item: int, space: bool) -> np.ndarray:
-        """Token ids of a text field of an item, with a leading space or without."""
-        key = (field, space)
+    def words(self, slot: str, number: int, space: bool) -> np.ndarray:
+        """Token ids of a text of item `number`, or of the text about a user in row `number`, led by a space or not."""
+        of_users = slot in USER_TEXTS
+        key = (slot, space)
         if key not in self._texts:
             lead = " " if space else ""
-            texts = [lead + self._harmless(self.catalogue.items[int(i)][field]) for i in self.catalogue.item_ids]
-            ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            numbers = range(len(self.catalogue.user_texts[slot].texts)) if of_users else self.catalogue.item_ids
+            texts = [lead + self._harmless(self._text(slot, int(i))) for i in numbers]
+            ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
             self._texts[key] = [np.asarray(row, np.int64) for row in ids]
-        return self._texts[key][self.row_of[item]]
+        return self._texts[key][number if of_users else self.row_of[number]]
+
+    def _text(self, slot: str, number: int) -> str:
+        if slot in USER_TEXTS:
+            return self.catalogue.user_texts[slot].texts[number]
+        if slot in ITEM_TEXTS:
+            return self.catalogue.items[number][slot]
+        value = self.catalogue.enriched.get(number, {}).get(slot, "")
+        if isinstance(value, str):
+            return value
+        separator = LIST_SEPARATORS[self.settings.prompt_lang]
+        return separator.join(entry.replace(separator.strip(), ",") for entry in value if entry.strip())
 
     def _harmless(self, text: str) -> str:
         """`text` on one line, with control and SID tokens broken up: a title may not end the turn, claim a picture or
@@ -237,13 +281,21 @@ class PromptBuilder:
         text_only = ("attention_mask", "mm_token_type_ids", "token_type_ids")
         return ImageBlock(ids, {name: np.asarray(value) for name, value in made.items() if name not in text_only})
 
-    def fitted(self, template: Template, item: int) -> Template:
-        """The wording as it suits an item: parts about fields that the item leaves empty are gone."""
-        fields = self.catalogue.items[int(item)]
-        key = (template, frozenset(field for field in ITEM_TEXTS if not fields[field].strip()))
+    def fitted(self, template: Template, history: Sequence[int], item: int) -> Template:
+        """The wording as it suits an example: parts about what its item or its history leaves empty are gone."""
+        if not template.has_options:
+            return template
+        empty = self._empty_texts(int(item)) if item >= 0 else frozenset()
+        key = (template, empty if len(history) else empty | {"history"})
         if key not in self._fitted:
             self._fitted[key] = template.without(key[1])
         return self._fitted[key]
+
+    def _empty_texts(self, item: int) -> frozenset[str]:
+        if item not in self._empty:
+            slots = (*ITEM_TEXTS, *ENRICHED_TEXTS)
+            self._empty[item] = frozenset(slot for slot in slots if not self._text(slot, item).strip())
+        return self._empty[item]
 
     # ---- assembly ----------------------------------------------------------------------------------------------------
     def _history_parts(self, slot: Slot, history: Sequence[int]) -> list[np.ndarray]:
@@ -270,7 +322,7 @@ class PromptBuilder:
         return self._numbers[text]
 
     def _fill(
-        self, pieces: list, history: Sequence[int], item: int, view: View | None = None
+        self, pieces: list, history: Sequence[int], item: int, view: View | None = None, text: int = -1
     ) -> tuple[list[np.ndarray], list[dict]]:
         """Token ids of each piece with its slot filled, and the pictures in their order."""
         filled: list[np.ndarray] = []
@@ -288,8 +340,21 @@ class PromptBuilder:
                 filled.append(np.concatenate([np.empty(0, np.int64), *(block.ids for block in blocks)]))
                 images += [block.inputs for block in blocks]
             else:
-                filled.append(self.words(piece.name, item, piece.space))
+                number = text if piece.name in USER_TEXTS else item
+                if number < 0:
+                    raise ValueError(f"the wording asks for a {piece.name}, and the example has none")
+                filled.append(self.words(piece.name, number, piece.space))
         return filled, images
+
+    @staticmethod
+    def _cut_words(pieces: list, filled: list[np.ndarray], excess: int) -> bool:
+        """Takes `excess` tokens off the end of the longest words among the pieces; says whether they had as many."""
+        texts = [place for place, piece in enumerate(pieces) if isinstance(piece, Slot) and piece.name in TEXT_SLOTS]
+        longest = max(texts, key=lambda place: len(filled[place]), default=None)
+        if longest is None or len(filled[longest]) < excess:
+            return False
+        filled[longest] = filled[longest][: len(filled[longest]) - excess]
+        return True
 
     def _wants_image(self, template: Template, history: Sequence[int], item: int) -> bool:
         if "image" in template.slots:
@@ -300,15 +365,23 @@ class PromptBuilder:
         """Those of the latest `max_his_images` items of a history that have a picture."""
         return [i for i in history[max(0, len(history) - self.settings.max_his_images) :] if self.has_image(i)]
 
-    def answer_ids(self, template: Template, history: Sequence[int], item: int) -> np.ndarray:
-        """Token ids of the right answer and the end of the turn."""
-        _, pieces = self.pieces_of(self.fitted(template, item))
-        return np.concatenate([*self._fill(pieces, history, item)[0], [self.end_token]])
+    def answer_ids(self, template: Template, history: Sequence[int], item: int, text: int = -1) -> np.ndarray:
+        """Token ids of the right answer and the end of the turn.
+
+        Words that would take more than half of `model_max_length`, and so leave no room for a prompt, are cut.
+        """
+        _, pieces = self.pieces_of(self.fitted(template, history, item))
+        filled, _ = self._fill(pieces, history, item, text=text)
+        excess = sum(map(len, filled)) + 1 - self.settings.model_max_length // 2
+        if excess > 0:
+            self._cut_words(pieces, filled, excess)
+        return np.concatenate([*filled, [self.end_token]])
 
     def prompt_ids(
-        self, template: Template, history: Sequence[int], item: int, reserve: int = 0, view: View | None = None
-    ) -> tuple[np.ndarray, list[dict]]:
-        """Token ids of a prompt and its pictures.
+        self, template: Template, history: Sequence[int], item: int, reserve: int = 0, view: View | None = None,
+        text: int = -1,
+    ) -> tuple[np.ndarray, list[dict]]:  # fmt: skip
+        """Token ids of a prompt and its pictures; `text` is the row of the text about a user that it speaks of.
 
         A prompt that would leave less than `reserve` tokens of `model_max_length` loses its oldest history; without a
         history its longest words are cut. Placeholders of pictures are never cut.
@@ -316,7 +389,7 @@ class PromptBuilder:
         Raises:
             ValueError: even so it is too long.
         """
-        template, history = self.fitted(template, item), list(history)
+        template, history = self.fitted(template, history, item), list(history)
         if self.settings.max_his_len:
             history = history[-self.settings.max_his_len :]
         room = self.settings.model_max_length - reserve
@@ -325,7 +398,7 @@ class PromptBuilder:
         def fill(start: int) -> tuple[list, list[np.ndarray], list[dict], int]:
             """The wording with the history from `start` on, and by how many tokens it is too long."""
             pieces, _ = self.pieces_of(template, self._wants_image(template, history[start:], item))
-            filled, images = self._fill(pieces, history[start:], item, view)
+            filled, images = self._fill(pieces, history[start:], item, view, text)
             return pieces, filled, images, sum(map(len, filled)) - room
 
         pieces, filled, images, excess = fill(0)
@@ -334,15 +407,11 @@ class PromptBuilder:
             # The longer the history, the longer the prompt: the longest that fits is found by halving.
             start = 1 + bisect_left(range(1, last), True, key=lambda start: fill(start)[-1] <= 0)
             pieces, filled, images, excess = fill(start)
-        if excess > 0:
-            texts = [i for i, piece in enumerate(pieces) if isinstance(piece, Slot) and piece.name in ITEM_TEXTS]
-            longest = max(texts, key=lambda place: len(filled[place]), default=None)
-            if longest is None or len(filled[longest]) < excess:
-                raise ValueError(
-                    f"a prompt of {excess + room} tokens does not fit in --model_max_length"
-                    f" {self.settings.model_max_length}: raise it, or use smaller pictures"
-                )
-            filled[longest] = filled[longest][: len(filled[longest]) - excess]
+        if excess > 0 and not self._cut_words(pieces, filled, excess):
+            raise ValueError(
+                f"a prompt of {excess + room} tokens does not fit in --model_max_length"
+                f" {self.settings.model_max_length}: raise it, or use smaller pictures"
+            )
         return np.concatenate(filled), images
 
     def positions(self, ids: np.ndarray, images: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
@@ -377,19 +446,20 @@ class PromptBuilder:
         return int(token)
 
     def sample(
-        self, template: Template, history: Sequence[int], item: int, task: int = 0, view: View | None = None
-    ) -> Sample:
+        self, template: Template, history: Sequence[int], item: int, task: int = 0, view: View | None = None,
+        text: int = -1,
+    ) -> Sample:  # fmt: skip
         """A training sample: prompt, answer and the end of the turn, of which answer and end are learnt."""
-        answer = self.answer_ids(template, history, item)
-        prompt, images = self.prompt_ids(template, history, item, len(answer), view)
+        answer = self.answer_ids(template, history, item, text)
+        prompt, images = self.prompt_ids(template, history, item, len(answer), view, text)
         ids = np.concatenate([prompt, answer[:-1]])
         zeros = np.zeros(len(ids), np.int64)
         predict = np.arange(len(prompt) - 1, len(ids))
         return Sample(ids, self.positions(ids, images), zeros, zeros, predict, answer, tuple(images), task)
 
-    def question(self, template: Template, history: Sequence[int], item: int, reserve: int) -> Sample:
+    def question(self, template: Template, history: Sequence[int], item: int, reserve: int, text: int = -1) -> Sample:
         """A sample without its answer, as inference feeds it."""
-        ids, images = self.prompt_ids(template, history, item, reserve)
+        ids, images = self.prompt_ids(template, history, item, reserve, text=text)
         zeros, none = np.zeros(len(ids), np.int64), np.empty(0, np.int64)
         return Sample(ids, self.positions(ids, images), zeros, zeros, none, none, tuple(images))
 

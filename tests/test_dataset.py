@@ -1,11 +1,18 @@
 """Which examples there are, and how each is asked: by seed, epoch and example alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from src.dataset import Mixture, TaskDataset
-from src.tasks.task import load_task
-from tests.toy import NUM_ITEMS, shared_model, toy_builder, toy_catalogue
+from src.collate import TrainingCollator
+from src.common.artifacts import DatasetPaths
+from src.dataset import Mixture, TaskDataset, part_groups, part_names
+from src.tasks.task import KINDS, load_task
+from tests.toy import NUM_ITEMS, shared_model, toy_builder, toy_catalogue, toy_path
 
 SEQREC, ITEMS = load_task("seqrec"), load_task("item2index")
 
@@ -40,6 +47,39 @@ def test_wording_depends_on_seed_epoch_and_example_only(builder):
     assert set(wordings(TaskDataset(SEQREC, builder, "train"))) == {template.prompt for template in SEQREC.templates}
 
 
+def test_workers_and_ranks_read_the_same_batches(builder):
+    """In every epoch; workers are forked anew for each, so that they hear of it."""
+    tasks = [load_task(name) for name, kind in KINDS.items() if kind != "enriched_item" and not name.startswith("mm")]
+    parts = [
+        TaskDataset(task, builder, "train", number, prompts_per_example=2, max_examples=8)
+        for number, task in enumerate(tasks)
+    ]
+    mixture = Mixture(parts)
+    collate = TrainingCollator(builder.tokenizer.pad_token_id, mrope=False, row_length=256)
+
+    def batches(workers: int = 0, rank: int = 0, ranks: int = 1) -> list[dict]:
+        """What a rank reads in an epoch; the order of samples is that of a seed, as the Trainer has it."""
+        generator = torch.Generator().manual_seed(mixture.parts[0].epoch)
+        sampler = BatchSampler(RandomSampler(mixture, generator=generator), 4, drop_last=False)
+        mine = BatchSamplerShard(sampler, ranks, rank)
+        return list(DataLoader(mixture, batch_sampler=mine, collate_fn=collate, num_workers=workers))
+
+    def same(ours: list[dict], theirs: list[dict]) -> bool:
+        pairs = list(zip(ours, theirs, strict=True))
+        return all(torch.equal(one[name], other[name]) for one, other in pairs for name in ("input_ids", "labels"))
+
+    epochs = []
+    for epoch in (0, 1):
+        mixture.set_epoch(epoch)
+        alone = batches()
+        assert same(batches(workers=2), alone)
+        halves = [batches(workers=1, rank=rank, ranks=2) for rank in (0, 1)]
+        assert same([half[place] for place in range(len(halves[0])) for half in halves], alone)
+        epochs.append(alone)
+    assert len(epochs[0]) == 2 * 8 * len(tasks) // 4
+    assert sorted(epochs[0][0]["labels"].tolist()) != sorted(epochs[1][0]["labels"].tolist())
+
+
 def test_every_wording_once_before_any_twice(builder):
     number = len(ITEMS.templates)
     dataset = TaskDataset(ITEMS, builder, "train", prompts_per_example=number + 1)
@@ -72,7 +112,6 @@ def test_ratio_keeps_whole_users(builder):
 
 
 def test_caps_and_ratios_shrink_the_training_part_only(builder):
-    from dataclasses import replace
     from pathlib import Path
 
     from src.finetune.config import FinetuneConfig
@@ -83,16 +122,16 @@ def test_caps_and_ratios_shrink_the_training_part_only(builder):
         train_prompt_sample_num=(1, 2), train_data_sample_num=(0, 0),
     )  # fmt: skip
     tasks = [SEQREC, ITEMS]
-    train, valid = make_datasets(config, tasks, builder)
+    train, valid = make_datasets(config, tasks, [builder])
     small_train, small_valid = make_datasets(
-        replace(config, train_data_sample_num=(5, 6), ratio_dataset=0.5), tasks, builder
+        replace(config, train_data_sample_num=(5, 6), ratio_dataset=0.5), tasks, [builder]
     )
     assert [len(part) for part in small_train] == [5, 12]
     assert [len(part) for part in train] == [len(builder.catalogue.next_item_targets("train").users), 2 * NUM_ITEMS]
     for part, small in zip(valid, small_valid, strict=True):
         assert targets(part) == targets(small)
         assert wordings(part) == wordings(small)
-    debug_train, debug_valid = make_datasets(replace(config, debug=True), tasks, builder)
+    debug_train, debug_valid = make_datasets(replace(config, debug=True), tasks, [builder])
     assert max(len(part.examples) for part in debug_train + debug_valid) <= 64
 
 
@@ -160,3 +199,31 @@ def test_mixture_holds_its_parts_one_after_another(builder):
     assert [mixture[i].task for i in range(7)] == [0, 0, 0, 1, 1, 1, 1]
     mixture.set_epoch(4)
     assert [part.epoch for part in parts] == [4, 4]
+
+
+def test_every_task_makes_samples_of_every_split(builder):
+    for name in KINDS:
+        task = load_task(name)
+        seeing = toy_builder(shared_model("qwen2_vl")) if task.needs_images else builder
+        for split in ("train", "valid", "test"):
+            dataset = TaskDataset(task, seeing, split, max_examples=3)
+            assert 0 < len(dataset) <= 3
+            assert all(len(dataset[i].targets) > 1 for i in range(len(dataset)))
+    whole = TaskDataset(load_task("itemsearch"), builder, "train")
+    half = TaskDataset(load_task("itemsearch"), builder, "train", user_ratio=0.5)
+    users = builder.catalogue.user_texts["query"].users
+    kept = {int(users[row]) for row, _, _ in half.examples}
+    assert [row for row, _, _ in whole.examples if int(users[row]) in kept] == [row for row, _, _ in half.examples]
+    assert 0.25 < len(half) / len(whole) < 0.75
+
+
+def test_losses_are_told_for_tasks_and_datasets(builder):
+    other = toy_builder(shared_model("qwen2"), replace(builder.catalogue, paths=DatasetPaths(toy_path(), "Other")))
+    parts = [TaskDataset(task, source, "valid") for source in (builder, other) for task in (SEQREC, ITEMS)]
+    assert part_names(parts[:2]) == ["seqrec", "item2index"]
+    assert part_groups(parts[:2]) == {"seqrec": [0], "item2index": [1]}
+    assert part_names(parts) == ["Toy_seqrec", "Toy_item2index", "Other_seqrec", "Other_item2index"]
+    assert part_groups(parts) == {
+        "seqrec": [0, 2], "item2index": [1, 3], "Toy": [0, 1], "Other": [2, 3],
+        "Toy_seqrec": [0], "Toy_item2index": [1], "Other_seqrec": [2], "Other_item2index": [3],
+    }  # fmt: skip

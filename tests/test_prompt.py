@@ -1,19 +1,26 @@
 """Training and inference read the same ids; only the answer is learnt; pieces read as the whole would."""
 
+from copy import copy
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 
-from src.prompt import PLAIN_FRAME
-from src.tasks.task import KINDS, Template, load_task
+from src.collate import PromptCollator, TrainingCollator
+from src.prompt import LIST_SEPARATORS, PLAIN_FRAME, PromptBuilder, Sample
+from src.tasks.task import KINDS, LANGUAGES, USER_TEXTS, Template, load_task
 from tests.toy import (
     ALL_FAMILIES,
     MROPE_FAMILIES,
     TEXT_FAMILIES,
     VISION_FAMILIES,
     WITHOUT_PICTURE,
+    enriched_fields,
     fresh_model,
     item_fields,
     shared_model,
@@ -23,28 +30,35 @@ from tests.toy import (
 
 HISTORY = (1, 4, 13, 3, 10)  # of these item 3 has no picture
 SEEN, UNSEEN = 14, 35  # an item with a picture, and one without
+TEXT = 4  # row of a text about a user
 
 
-def templates_for(family: str) -> list[Template]:
+def templates_for(family: str, language: str = "en") -> list[Template]:
     """Every wording that a family can be asked."""
-    tasks = [load_task(name) for name in KINDS]
+    tasks = [load_task(name, language) for name in KINDS]
     return [
         template for task in tasks if family in VISION_FAMILIES or not task.needs_images for template in task.templates
     ]
 
 
-def example(template: Template) -> tuple[tuple[int, ...], int]:
-    return (HISTORY, SEEN) if {"history", "history_titles", "history_images"} & template.slots else ((), SEEN)
+def example(template: Template) -> dict:
+    """What a wording is asked about here."""
+    return {
+        "history": HISTORY if {"history", "history_titles", "history_images"} & template.slots else (),
+        "item": -1 if "preference" in template.slots else SEEN,
+        "text": TEXT if template.slots & set(USER_TEXTS) else -1,
+    }
 
 
 # ---- one assembly ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("family", ALL_FAMILIES)
-def test_training_begins_with_what_inference_feeds(family):
-    builder = toy_builder(shared_model(family))
-    for template in templates_for(family):
-        sample = builder.sample(template, *example(template))
-        answer = builder.answer_ids(template, *example(template))
-        question = builder.question(template, *example(template), reserve=len(answer))
+def test_training_begins_with_what_inference_feeds(family, language):
+    builder = toy_builder(shared_model(family), prompt_lang=language)
+    for template in templates_for(family, language):
+        sample = builder.sample(template, **example(template))
+        answer = builder.answer_ids(template, **example(template))
+        question = builder.question(template, **example(template), reserve=len(answer))
         asked = len(question.ids)
         np.testing.assert_array_equal(sample.ids[:asked], question.ids)
         np.testing.assert_array_equal(sample.positions[..., :asked], question.positions)
@@ -60,12 +74,13 @@ def test_training_begins_with_what_inference_feeds(family):
             np.testing.assert_array_equal(answer[:-1], builder.sids[row])
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("family", ALL_FAMILIES)
-def test_pieces_read_as_the_whole_chat_would(family):
+def test_pieces_read_as_the_whole_chat_would(family, language):
     """Tokenising the rendered chat at once gives the same ids, for every wording and way to write a history."""
     loaded = shared_model(family)
     for settings in ({}, {"his_sep": " ; ", "add_prefix": True}, {"his_sep": "", "max_his_len": 2}):
-        builder = toy_builder(loaded, toy_catalogue(None), **settings)
+        builder = toy_builder(loaded, toy_catalogue(None), prompt_lang=language, **settings)
         index, items = builder.catalogue.sid_index, builder.catalogue.items
         history = HISTORY[-builder.settings.max_his_len :]
 
@@ -78,19 +93,22 @@ def test_pieces_read_as_the_whole_chat_would(family):
             "history": listed(["".join(index.tokens_of(item)) for item in history]),
             "history_titles": listed([items[item]["title"] for item in history]),
             **items[SEEN],
-        }
-        for template in templates_for(family):
+            **{name: fact if isinstance(fact, str) else LIST_SEPARATORS[language].join(fact)
+               for name, fact in enriched_fields(SEEN).items()},
+            **{name: texts.texts[TEXT] for name, texts in builder.catalogue.user_texts.items()},
+        }  # fmt: skip
+        for template in templates_for(family, language):
             template = template.without(())
             if {"image", "history_images"} & template.slots:
                 template = Template(template.prompt_without_image, template.answer)
-            ids, _ = builder.prompt_ids(template, *example(template))
+            ids, _ = builder.prompt_ids(template, **example(template))
             text = builder._render(template.prompt.format(**slots))
             assert ids.tolist() == loaded.tokenizer(text, add_special_tokens=False)["input_ids"], text
             assert loaded.tokenizer.decode(ids) == text
             # The answer, too, reads as it would in a chat that holds it.
             chat = builder._render(template.prompt.format(**slots), template.answer.format(**slots))
             whole = loaded.tokenizer(chat, add_special_tokens=False)["input_ids"]
-            both = [*ids, *builder.answer_ids(template, *example(template))]
+            both = [*ids, *builder.answer_ids(template, **example(template))]
             assert [int(i) for i in both] == whole[: len(both)], chat
 
 
@@ -148,6 +166,122 @@ def test_learning_the_prompt_leaves_out_placeholders():
     assert builder.image_token_id in whole
     np.testing.assert_array_equal(learnt.targets, [whole[place + 1] for place in learnt.predict])
     assert len(learnt.targets) == sum(token != builder.image_token_id for token in whole[1:])
+
+
+# ---- properties ------------------------------------------------------------------------------------------------------
+@cache
+def prepared(family: str, language: str, numbered: bool) -> PromptBuilder:
+    ways = {"add_prefix": True, "his_sep": " ; ", "max_his_len": 4, "max_his_images": 2} if numbered else {}
+    return toy_builder(shared_model(family), prompt_lang=language, **ways)
+
+
+@st.composite
+def questions(draw, family: str, language: str):
+    """A wording and what it is asked about: any items, with pictures or without, and any history that suits it."""
+    template = draw(st.sampled_from(templates_for(family, language)))
+    asked = example(template)
+    items = st.integers(0, 39)
+    if asked["history"] or "query" in template.slots:
+        shortest = 0 if "query" in template.slots else 1
+        asked["history"] = draw(st.lists(items, min_size=shortest, max_size=9))
+    if asked["item"] >= 0:
+        asked["item"] = draw(items)
+    if asked["text"] >= 0:
+        asked["text"] = draw(st.integers(0, 60))
+    return template, asked
+
+
+def expected_prompt(whole: PromptBuilder, template: Template, asked: dict, room: int) -> tuple[np.ndarray, list] | None:
+    """The prompt with as much of the latest history as fits in `room` tokens; None where no history makes it fit."""
+    most = whole.settings.max_his_len or 99
+    history = list(asked["history"])[-most:]
+    for start in range(max(1, len(history))):
+        ids, images = whole.prompt_ids(template, **{**asked, "history": history[start:]})
+        if len(ids) <= room:
+            return ids, images
+    return None
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+@effort(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_any_batch_learns_its_answers_after_what_inference_reads(family, data):
+    """For any wordings, items, histories, settings and lengths, however samples are laid out and padded."""
+    language = data.draw(st.sampled_from(LANGUAGES))
+    whole = prepared(family, language, data.draw(st.booleans()))
+    builder = copy(whole)
+    builder.settings = replace(whole.settings, model_max_length=data.draw(st.sampled_from([80, 160, 320, 2048])))
+    samples: list[Sample] = []
+    fed, answers = [], []
+    for template, asked in data.draw(st.lists(questions(family, language), min_size=1, max_size=3)):
+        answer = builder.answer_ids(template, **asked)
+        room = builder.settings.model_max_length - len(answer)
+        expected = expected_prompt(whole, template, asked, room)
+        try:
+            question = builder.question(template, **asked, reserve=len(answer))
+        except ValueError:
+            assert expected is None, "it does fit in --model_max_length"
+            continue
+        assert len(question.ids) <= room
+        if expected is not None:  # else words were cut
+            np.testing.assert_array_equal(question.ids, expected[0])
+            assert len(question.images) == len(expected[1])
+        if question.images:
+            shown = [asked["item"]] if "image" in template.slots else list(asked["history"])
+            blocks = {whole.image(item).ids.tobytes(): whole.image(item) for item in shown if whole.has_image(item)}
+            sizes = {int((block.ids == builder.image_token_id).sum()) for block in blocks.values()}
+            lengths = np.diff(np.flatnonzero(np.diff(np.pad(question.ids == builder.image_token_id, 1).astype(int))))
+            assert set(lengths[::2].tolist()) <= sizes  # whole runs of placeholders
+            assert len(lengths[::2]) == len(question.images)
+        samples.append(builder.sample(template, **asked, task=len(samples)))
+        fed.append(question)
+        answers.append(answer)
+    if not samples:
+        return
+    padding, mrope = builder.tokenizer.pad_token_id, builder.merge_size is not None
+    left = PromptCollator(padding, mrope)(fed)
+    right = TrainingCollator(padding, mrope, data.draw(st.sampled_from([1, 256])))(samples)
+    places, owners = right["predict"].nonzero(), right["task_ids"]
+    rest = torch.ones_like(right["predict"])  # what belongs to no sample
+    for number, sample in enumerate(samples):
+        asked_ids = left["input_ids"][number][left["attention_mask"][number].bool()]
+        learnt = places[owners == number]
+        row, first = learnt[0].tolist()
+        begin = first - len(asked_ids) + 1
+        assert torch.equal(right["input_ids"][row, begin : first + 1], asked_ids)
+        assert torch.equal(learnt[:, 1], torch.arange(first, first + len(answers[number])))
+        np.testing.assert_array_equal(right["labels"][owners == number].numpy(), answers[number])
+        assert answers[number][-1] == builder.end_token
+        rest[row, begin : begin + len(sample.ids)] = False
+    assert (right["input_ids"][rest] == padding).all()
+    assert rest.numel() - rest.sum() == sum(len(sample.ids) for sample in samples)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "llama"])
+def test_the_tokenizers_own_padding_side_does_not_matter(family, monkeypatch):
+    loaded = shared_model(family)
+    made = []
+    for side in ("left", "right"):
+        monkeypatch.setattr(loaded.tokenizer, "padding_side", side)
+        builder = toy_builder(loaded)
+        made.append([builder.sample(template, **example(template)).ids.tolist() for template in templates_for(family)])
+    assert made[0] == made[1]
+
+
+def test_long_answers_leave_room_for_the_prompt():
+    """A description of more than --model_max_length tokens used to stop the run in the middle of an epoch."""
+    loaded, catalogue = shared_model("qwen2"), toy_catalogue(None)
+    fields = {**catalogue.items[SEEN], "description": "made to last " * 300}
+    builder = toy_builder(
+        loaded, replace(catalogue, items={**catalogue.items, SEEN: fields}), model_max_length=200, prompt_lang="en"
+    )
+    template = load_task("index2item").templates[5]
+    sample = builder.sample(template, (), SEEN)
+    assert len(sample.targets) == 100
+    assert sample.targets[-1] == builder.end_token
+    assert len(sample.ids) + 1 <= 200
+    text = loaded.tokenizer.decode(sample.targets)
+    assert text.startswith(f"{fields['title']}\nmade to last made")
 
 
 # ---- histories -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A dataset whose right answers are known, and tiny models that read it. Made once a run; nobody writes to them.
 
-Item i is always followed by item `successor(i)`. Five of the forty items have no picture, users have 1 to 11 items.
+Item i is always followed by item `successor(i)`. Five of the forty items have no picture, one could not be enriched.
+Users have 1 to 11 items.
 """
 
 import atexit
@@ -21,11 +22,15 @@ from src.families import FAMILIES
 from src.models import Loaded, add_sid_tokens, init_sid_rows, load_model
 from src.prompt import PromptBuilder, PromptSettings
 from src.tasks.catalogue import Catalogue, load_catalogue
+from src.tasks.task import KINDS as KINDS_OF_TASKS
+from src.tasks.task import load_task
+from src.tasks.texts import add_texts
 
 NAME, INDEX_FILE = "Toy", ".index_simple.json"
 NUM_ITEMS, NUM_USERS = 40, 60
 CODEBOOK_SIZES = (4, 6, 5)  # the last code of the last level belongs to no item
 WITHOUT_PICTURE = (3, 11, 19, 27, 35)
+NOT_ENRICHED = 7
 VISION_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 TEXT_FAMILIES = ("qwen2", "qwen3", "llama")
 ALL_FAMILIES = (*VISION_FAMILIES, *TEXT_FAMILIES)
@@ -67,6 +72,29 @@ def item_fields(item: int) -> dict[str, str]:
     }
 
 
+def enriched_fields(item: int) -> dict[str, object]:
+    """Item 1 has no highlights, and a tag of two parts."""
+    colour, kind = COLOURS[item % 5], KINDS[item // 5]
+    return {
+        "enhanced_title": "" if item == NOT_ENRICHED else f"Lovely {colour} {kind}",
+        "tags": ["a; b", colour] if item == 1 else [colour, kind],
+        "highlights": [] if item == 1 else [f"truly {colour}", "made to last"],
+        "characteristics": [f"colour: {colour}", f"kind: {kind}"],
+    }
+
+
+def user_texts() -> dict[str, dict]:
+    """What user.json holds: every user likes something; those with three items or more look for two of them."""
+    likes, searches = {}, {"train": {}, "test": {}}
+    for user in range(NUM_USERS):
+        items = sequence(user)
+        likes[f"u{user}"] = [f"Likes {COLOURS[items[0] % 5]} things", "Wants what lasts"]
+        for split, place in (("train", -3), ("test", -1)) if len(items) >= 3 else ():
+            queries = [f"a {COLOURS[items[place] % 5]} {KINDS[items[place] // 5]} please", "something like before"]
+            searches[split][f"u{user}"] = {"item": items[place], "inters": items[:place], "querys": queries}
+    return {"user_explicit_preference": likes, "user_vague_intention": searches}
+
+
 def codes() -> np.ndarray:
     """(40, 3) int64, all different, in a grid of 120 SIDs."""
     item = np.arange(NUM_ITEMS)
@@ -94,7 +122,10 @@ def write_toy(data_path: Path) -> Path:
             picture(item).save(folder / "images" / f"{item}.jpg", quality=90)
     items = {str(item): item_fields(item) for item in range(NUM_ITEMS)}
     inter = {f"u{user}": sequence(user) for user in range(NUM_USERS)}
+    enriched = {str(item): item_fields(item) | enriched_fields(item) for item in range(NUM_ITEMS)}
     (folder / f"{NAME}.item.json").write_text(json.dumps(items))
+    (folder / f"{NAME}.item_enriched_v2.json").write_text(json.dumps(enriched))
+    (folder / f"{NAME}.user.json").write_text(json.dumps(user_texts()))
     (folder / f"{NAME}.inter.json").write_text(json.dumps(inter))
     save_sid_index(index_path(dataset_paths(data_path, NAME), "simple"), toy_index(), {})
     return data_path
@@ -113,7 +144,8 @@ def toy_copy(folder: Path) -> Path:
 
 @cache
 def toy_catalogue(image_path: str | None = "images") -> Catalogue:
-    return load_catalogue(toy_path(), NAME, INDEX_FILE, image_path)
+    tasks = [load_task(name) for name in KINDS_OF_TASKS]
+    return add_texts(load_catalogue(toy_path(), NAME, INDEX_FILE, image_path), tasks)
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------

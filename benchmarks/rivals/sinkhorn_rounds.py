@@ -21,9 +21,9 @@ NUM_ROUNDS = 20
 class SinkhornRounds:
     """The items of one dataset on their way to SIDs: `encode`, then `resolve`, then `write`."""
 
-    def __init__(self, model: PlainRQVAE, rows: np.ndarray, num_workers: int):
+    def __init__(self, model: PlainRQVAE, rows: np.ndarray):
         """`model` balances its last level only, and its codebooks are initialised."""
-        self.model, self.data, self.num_workers = model, Rows(rows), num_workers
+        self.model, self.data = model, Rows(rows)
         self.tokens: list[list[str]] = []
         self.sids: list[str] = []
 
@@ -31,7 +31,7 @@ class SinkhornRounds:
         """Gives every item the nearest codes."""
         self.model.eval()
         self.tokens, self.sids = [], []
-        for batch, _ in DataLoader(self.data, BATCH_SIZE, shuffle=False, num_workers=self.num_workers):
+        for batch, _ in DataLoader(self.data, BATCH_SIZE, shuffle=False):
             for codes in choose_codes(self.model, batch).numpy():
                 self.tokens.append(as_tokens(codes))
                 self.sids.append(str(self.tokens[-1]))
@@ -68,7 +68,7 @@ def as_tokens(codes: np.ndarray) -> list[str]:
 
 @torch.no_grad()
 def choose_codes(model: PlainRQVAE, batch: Tensor) -> Tensor:
-    """(B, L) codes of (B, D) embeddings: the nearest, on the last level balanced over the batch where `model` trains."""
+    """(B, L) codes of (B, D) embeddings: the nearest, but on the last level balanced where the model trains."""
     residual, codes = model.encoder(batch), []
     for level in model.levels:
         codeword, _, chosen = level(residual)

@@ -13,6 +13,7 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${INDEX_FILE:=$DATA_PATH/$DATASET/index/$MODEL_NAME/$DATASET.index_$MODEL_NAME.json}"
 : "${OUTPUT_DIR:=./output/$DATASET/$MODEL_TYPE-$MODEL_NAME-$(date +%Y%m%d%H%M%S)}"
 : "${TASKS:=item2index,seqrec,fusionseqrec}"
+: "${DEEPSPEED:=./config/ds_z2_bf16.json}" # ./config/ds_z3_bf16.json for models that one GPU does not hold
 : "${NPROC:=1}" # GPUs of this machine to use
 : "${MASTER_PORT:=33325}"
 : "${REPORT_TO:=none}" # none | wandb | tensorboard
@@ -37,7 +38,7 @@ launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_POR
   --epochs 4 \
   --weight_decay 0.01 \
   --save_and_eval_strategy epoch \
-  --deepspeed ./config/ds_z2_bf16.json \
+  --deepspeed "$DEEPSPEED" \
   --bf16 \
   --use_lora \
   --lora_modules_to_save "embed_tokens,lm_head" \
@@ -48,3 +49,6 @@ launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_POR
   --ratio_dataset 1 \
   --report_to "$REPORT_TO" \
   "$@"
+
+# With ZeRO-3 (ds_z3_*.json) merge the parts of the best checkpoint afterwards, in float32:
+# python -m src.merge_zero3 --ckpt_model "$OUTPUT_DIR" --output_dir "$OUTPUT_DIR-merged"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,6 +20,9 @@ import numpy as np
 from src.common.sid import SidIndex, level_letters, parse_sid_token
 
 ITEM_FIELDS = ("title", "description", "brand", "categories")
+ENRICHED_LISTS = ("tags", "highlights", "characteristics")
+MAKE_ENRICHED = "make it with data_process/data_enricher.py"
+MAKE_USER_TEXTS = "make it with data_process/get_llm_output.py"
 TOKEN_META = "token_meta.json"  # beside a fine-tuned model: its SID tokens and the index that they are of
 
 
@@ -196,6 +199,80 @@ def load_items(paths: DatasetPaths) -> dict[int, dict[str, Any]]:
     return items
 
 
+def load_enriched_items(paths: DatasetPaths) -> dict[int, dict[str, Any]]:
+    """`<DS>.item_enriched_v2.json`: enhanced_title (str), tags, highlights and characteristics (lists of str).
+
+    Items without an enhanced title, whose enrichment has failed, are left out. An absent list is empty.
+    """
+    path = paths.file("item_enriched_v2.json")
+    table = read_json(path, f"Enriched items are needed: {MAKE_ENRICHED}")
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} must be a table {{item: {{enhanced_title, tags, ...}}}}: {MAKE_ENRICHED}")
+    items: dict[int, dict[str, Any]] = {}
+    for key, fields in table.items():
+        if not key.isdecimal() or not isinstance(fields, dict):
+            raise ValueError(f"{path}: {key!r} is not a whole number from 0 with a table of fields: {MAKE_ENRICHED}")
+        title = fields.get("enhanced_title") or ""
+        lists = {field: fields.get(field) or [] for field in ENRICHED_LISTS}
+        for field, value in {"enhanced_title": [title], **lists}.items():
+            if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+                kind = "a text" if field == "enhanced_title" else "a list of texts"
+                raise ValueError(f"{path}: {field} of item {key} must be {kind}, is {fields[field]!r:.80}")
+        if title.strip():
+            items[int(key)] = {"enhanced_title": title, **lists}
+    return items
+
+
+class Search(NamedTuple):
+    """What a user asked for, in several wordings, and what they had before."""
+
+    item: int
+    history: list[int]
+    queries: list[str]
+
+
+class UserFile(NamedTuple):
+    """`<DS>.user.json`."""
+
+    preferences: dict[str, list[str]]  # of each user
+    searches: dict[str, dict[str, Search]]  # "train" and "test" -> of each user
+
+
+def load_user_texts(paths: DatasetPaths) -> UserFile:
+    """`<DS>.user.json`: what users like and search for. Blank texts are left out, and a part may be absent."""
+    path = paths.file("user.json")
+    table = read_json(path, f"Texts about users are needed: {MAKE_USER_TEXTS}")
+    parts = ("user_explicit_preference", "user_vague_intention")
+    if not isinstance(table, dict) or not any(isinstance(table.get(part), dict) for part in parts):
+        raise ValueError(f"{path} must be a table with {' and '.join(parts)}: {MAKE_USER_TEXTS}")
+
+    def texts(value: Any, what: str) -> list[str]:
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise ValueError(f"{path}: {what} must be a list of texts, is {value!r:.80}")
+        return [text for text in value if text.strip()]
+
+    def item_id(value: Any, what: str) -> int:
+        if isinstance(value, bool) or not str(value).isdecimal():
+            raise ValueError(f"{path}: {what} must hold item ids (whole numbers from 0), has {value!r:.80}")
+        return int(value)
+
+    preferences = {
+        user: texts(value, f"the preference of user {user!r}") for user, value in (table.get(parts[0]) or {}).items()
+    }
+    searches: dict[str, dict[str, Search]] = {}
+    for split in ("train", "test"):
+        searches[split] = {}
+        for user, row in ((table.get(parts[1]) or {}).get(split) or {}).items():
+            what = f"the {split} intention of user {user!r}"
+            if not isinstance(row, dict) or not {"item", "inters", "querys"} <= row.keys():
+                raise ValueError(f"{path}: {what} must have item, inters and querys, is {row!r:.80}")
+            if not isinstance(row["inters"], list):
+                raise ValueError(f"{path}: {what} must have a list of inters, has {row['inters']!r:.80}")
+            history = [item_id(item, what) for item in row["inters"]]
+            searches[split][user] = Search(item_id(row["item"], what), history, texts(row["querys"], what))
+    return UserFile(preferences, searches)
+
+
 def load_id_map(path: str | Path) -> dict[str, int]:
     """`<DS>.item2id` / `<DS>.user2id`: `original<TAB>int` a line."""
     table: dict[str, int] = {}
@@ -277,7 +354,7 @@ def load_embeddings(path: str | Path) -> tuple[np.ndarray, list[int]]:
     else:
         ids = list(range(len(array)))
         _check_rows_are_items(path, len(array))
-    bad = ~np.isfinite(array).all(1)
+    bad = ~np.concatenate([np.isfinite(array[start : start + 4096]).all(1) for start in range(0, len(array), 4096)])
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(
@@ -288,11 +365,11 @@ def load_embeddings(path: str | Path) -> tuple[np.ndarray, list[int]]:
 
 
 def _read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, mapped: it takes memory as it is read, and what is written to it stays off the file."""
     try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="c")
     except (ValueError, EOFError, OSError) as error:
-        if "Object arrays" in str(error):
+        if "Python objects" in str(error):
             raise ValueError(
                 f"{path} holds Python objects, not numbers (rows of unequal length become such). Save one float array:"
                 f" np.save(path, np.asarray(rows, dtype=np.float32))"
@@ -456,9 +533,11 @@ def save_sid_index(path: str | Path, index: SidIndex, meta: Mapping[str, Any]) -
                 letters=np.asarray(index.letters),
             )
     else:
+        tokens = [json.dumps(token, ensure_ascii=False) for token in index.all_tokens]
+        positions = (index.codes + index.level_offsets).tolist()
         rows = ",\n".join(
-            f"{json.dumps(str(item))}: {json.dumps(index.tokens_of(row), ensure_ascii=False)}"
-            for row, item in enumerate(index.item_ids)
+            f'"{item}": [{", ".join([tokens[position] for position in row])}]'
+            for item, row in zip(index.item_ids.tolist(), positions, strict=True)
         )
         write_text(path, "{\n" + rows + "\n}\n")
     levels = {

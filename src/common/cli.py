@@ -87,9 +87,9 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
-def add_dataset_flags(parser: argparse._ActionsContainer) -> None:
+def add_dataset_flags(parser: argparse._ActionsContainer, dataset_help: str = "name of the dataset") -> None:
     parser.add_argument("--data_path", type=Path, default=Path("data"), help="folder that holds <dataset>/")
-    parser.add_argument("--dataset", required=True, help="name of the dataset")
+    parser.add_argument("--dataset", required=True, help=dataset_help)
 
 
 def device_name(text: str) -> str:

@@ -82,3 +82,28 @@ class SidIndex:
     def collision_rate(self) -> float:
         """1 - distinct SIDs / items."""
         return 1 - len(np.unique(self.codes, axis=0)) / len(self.codes)
+
+
+def join_indexes(indexes: Sequence[SidIndex]) -> tuple[SidIndex, list[int]]:
+    """One index over the items of several, whose grid holds the tokens of all.
+
+    Returns:
+        index: levels as in each, every codebook of the largest size; it has no path.
+        starts: what was added to the item ids of each index, so that no two items are the same.
+
+    Raises:
+        ValueError: the levels differ.
+    """
+    first = indexes[0]
+    for other in indexes[1:]:
+        if other.letters != first.letters:
+            raise ValueError(
+                f"{first.path} has the levels {', '.join(first.letters)} and {other.path} {', '.join(other.letters)}:"
+                f" datasets that train one model need SIDs alike. Make the indexes with the same --num_emb_list"
+            )
+    sizes = tuple(max(sizes) for sizes in zip(*(index.codebook_sizes for index in indexes), strict=True))
+    starts = [0]
+    for index in indexes[:-1]:
+        starts.append(starts[-1] + int(index.item_ids[-1]) + 1)
+    ids = [start + index.item_ids for start, index in zip(starts, indexes, strict=True)]
+    return SidIndex(np.concatenate(ids), np.concatenate([i.codes for i in indexes]), first.letters, sizes), starts

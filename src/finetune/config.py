@@ -3,8 +3,10 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.common.cli import add_dataset_flags, add_switch, device_name, name_list, new_parser, number_list
+from src.tasks.task import LANGUAGES
 
 RESUME_NEWEST = ("true", "auto")  # values of --resume_from_checkpoint that are no folder
 
@@ -13,7 +15,7 @@ RESUME_NEWEST = ("true", "auto")  # values of --resume_from_checkpoint that are 
 class FinetuneConfig:
     # what differs between the entries
     entry: str
-    vision: bool
+    vision: bool | None  # None: as --model_type says
 
     # what is trained on what
     base_model: str
@@ -35,6 +37,8 @@ class FinetuneConfig:
     item_split: str = "all"
 
     # prompts
+    add_sid_tokens: bool = True  # else SIDs are spelt with tokens that the model has; the entry says so, no flag
+    prompt_lang: str = "en"
     max_his_len: int = 20
     his_sep: str = ", "
     add_prefix: bool = False
@@ -73,6 +77,7 @@ class FinetuneConfig:
     save_and_eval_steps: int = 1000
     save_total_limit: int = 2
     deepspeed: str | None = None
+    fsdp: str | None = None
     bf16: bool = False
     fp16: bool = False
     device: str = "auto"
@@ -80,7 +85,32 @@ class FinetuneConfig:
     report_to: str = "none"
     run_name: str | None = None
     logging_step: int = 10
+    preflight: int = 0
     debug: bool = False
+
+    @property
+    def datasets(self) -> list[str]:
+        """The datasets that `dataset` names."""
+        return name_list(self.dataset)
+
+    @property
+    def index_files(self) -> list[str]:
+        """What `index_file` says of each dataset: a path, or the suffix that is said once.
+
+        Raises:
+            ValueError: as many indexes as datasets are needed.
+        """
+        if len(self.datasets) == 1:
+            return [self.index_file]
+        given = name_list(self.index_file)
+        if len(given) == 1 and not Path(given[0]).is_file():
+            return given * len(self.datasets)
+        if len(given) != len(self.datasets):
+            raise ValueError(
+                f"--index_file {self.index_file} names {len(given)} for {len(self.datasets)} datasets: give one suffix"
+                f" such as .index_qwen7B.json, or a path for each dataset, with commas"
+            )
+        return given
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
@@ -89,11 +119,15 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser = new_parser(description)
 
     group = parser.add_argument_group("what is trained on what")
-    add_dataset_flags(group)
+    add_dataset_flags(group, "name of the dataset; several with commas train one model")
     group.add_argument("--base_model", required=True, help="folder or hub name of the model to start from")
     group.add_argument("--model_type", required=True, help="family of the base model, e.g. qwen2_vl")
     group.add_argument("--output_dir", type=Path, required=True, help="gets the fine-tuned model, logs and run.json")
-    group.add_argument("--index_file", required=True, help="SID index: a path, or a suffix such as .index_qwen7B.json")
+    group.add_argument(
+        "--index_file",
+        required=True,
+        help="SID index: a path, or a suffix such as .index_qwen7B.json; for several datasets a suffix, or a path each",
+    )
     group.add_argument("--image_path", default=d.image_path, help="folder of pictures inside the dataset's folder")
     add_switch(group, "--skip_bad_images", help="go on without pictures that do not decode")
     group.add_argument(
@@ -113,7 +147,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--train_data_sample_num",
         type=number_list(),
         default=[],
-        help="random cap of samples, a number a task, 0: all, e.g. 0,5000 (default: 0 each)",
+        help="random cap of samples, a number a task, 0: all, e.g. 0,5000 (default: 0 each); for each dataset alike",
     )
     group.add_argument("--valid_prompt_id", type=int, default=d.valid_prompt_id, help="wording that validates; -1: any")
     group.add_argument(
@@ -123,14 +157,19 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--max_valid_samples",
         type=int,
         default=d.max_valid_samples,
-        help="random cap of each task's validation; 0: all",
+        help="random cap of each task's validation, for each dataset alike; 0: all",
     )
-    group.add_argument("--ratio_dataset", type=float, default=d.ratio_dataset, help="share of the training users")
+    group.add_argument(
+        "--ratio_dataset", type=float, default=d.ratio_dataset, help="share of each dataset's training users"
+    )
     group.add_argument(
         "--item_split", choices=("all", "holdout"), default=d.item_split, help="item tasks: train on all, or on 8 of 10"
     )
 
     group = parser.add_argument_group("prompts")
+    group.add_argument(
+        "--prompt_lang", choices=LANGUAGES, default=d.prompt_lang, help="language of the wordings and of field labels"
+    )
     group.add_argument("--max_his_len", type=int, default=d.max_his_len, help="latest items of a history; 0: all")
     group.add_argument(
         "--his_sep", default=d.his_sep, help='stands between the items of a history (default: "%(default)s")'
@@ -141,7 +180,10 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     add_switch(group, "--only_train_response", default=d.only_train_response, help="learn the answer, not the prompt")
     add_switch(group, "--share_prefix", help="all next-item samples of a user share one pass over their history")
     group.add_argument(
-        "--row_length", type=int, default=d.row_length, help="tokens of a row that samples are packed in"
+        "--row_length",
+        type=int,
+        default=d.row_length,
+        help="tokens of a row that samples are packed in; on a CPU a batch is one row",
     )
 
     group = parser.add_argument_group("what learns")
@@ -195,7 +237,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     group.add_argument(
         "--lr_scheduler_type", default=d.lr_scheduler_type, help="how it then falls: cosine, linear, constant, ..."
     )
-    group.add_argument("--optim", default=d.optim, help="optimizer, a name of transformers such as adafactor")
+    group.add_argument("--optim", default=d.optim, help="optimizer: muon, or a name of transformers such as adafactor")
     group.add_argument("--adam_beta2", type=float, default=d.adam_beta2, help="lower for short runs, e.g. 0.95")
     group.add_argument("--max_grad_norm", type=float, default=d.max_grad_norm, help="longer gradients are shortened")
     group.add_argument(
@@ -209,6 +251,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     )
     group.add_argument("--save_total_limit", type=int, default=d.save_total_limit, help="checkpoints that are kept")
     group.add_argument("--deepspeed", help="a DeepSpeed config such as ./config/ds_z2_bf16.json (default: none)")
+    group.add_argument("--fsdp", help="an FSDP2 config, ./config/fsdp2.json, for full fine-tuning (default: none)")
     add_switch(group, "--bf16", help="compute in bfloat16; slow on most CPUs")
     add_switch(group, "--fp16", help="compute in float16 with loss scaling, for GPUs without bfloat16")
     group.add_argument("--device", type=device_name, default=d.device, help="auto, cpu or cuda")
@@ -221,10 +264,17 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     )
     group.add_argument("--run_name", default=d.run_name, help="name there (default: <dataset>-<name of output_dir>)")
     group.add_argument("--logging_step", type=int, default=d.logging_step, help="steps between two lines of the log")
+    group.add_argument(
+        "--preflight",
+        type=int,
+        default=d.preflight,
+        metavar="GPUS",
+        help="only say how much memory each of so many GPUs will need, and train nothing",
+    )
     add_switch(group, "--debug", help="64 samples a task and 8 steps: does it run?")
     return parser
 
 
-def config_from(args: argparse.Namespace, entry: str, vision: bool) -> FinetuneConfig:
+def config_from(args: argparse.Namespace, entry: str, vision: bool | None, **constants: Any) -> FinetuneConfig:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    return FinetuneConfig(**values, entry=entry, vision=vision)
+    return FinetuneConfig(**values, entry=entry, vision=vision, **constants)

@@ -2,6 +2,8 @@
 
 import time
 from dataclasses import replace
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 from src.common.artifacts import check_writable
@@ -11,8 +13,10 @@ from src.common.images import undecodable
 from src.common.log import logger, setup_logging
 from src.families import check_base_model, family_of
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
-from src.tasks.catalogue import Catalogue, Split, load_catalogue
+from src.finetune.engine import check_engine
+from src.tasks.catalogue import Catalogue, Split, join_catalogues, load_catalogue
 from src.tasks.task import Task, load_task
+from src.tasks.texts import add_texts
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -26,18 +30,18 @@ def finetune(config: FinetuneConfig) -> Path:
     """
     started = time.time()
     setup_logging()
-    config, tasks, catalogue = check(config)
+    config, tasks, catalogues = check(config)
     from src.finetune.training import run  # imports torch: after the checks, so that a fault shows at once
 
     setup_logging(config.output_dir / "train.log")
-    return run(config, tasks, catalogue, started)
+    return run(config, tasks, catalogues, started)
 
 
-def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], Catalogue]:
+def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], list[Catalogue]]:
     """Everything that can be wrong before torch is imported; gives the config with its lists filled up."""
     family = family_of(config.model_type, config.vision, config.entry)
-    tasks = [load_task(name) for name in config.tasks]
-    if not tasks or len(set(config.tasks)) != len(tasks):
+    tasks = [load_task(name, config.prompt_lang) for name in config.tasks]
+    if not tasks or len({task.name for task in tasks}) != len(tasks):
         raise ValueError(f"--tasks names no task, or one twice: {','.join(config.tasks)}")
     prompts = config.train_prompt_sample_num or (1,) * len(tasks)
     caps = config.train_data_sample_num or (0,) * len(tasks)
@@ -57,7 +61,7 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], Catalogue
             )
     check_at_least(
         config, valid_prompt_sample_num=1, max_valid_samples=0, max_his_len=0, max_his_images=0, model_max_length=1,
-        row_length=1, lora_r=1, per_device_batch_size=1, gradient_accumulation_steps=1, num_workers=0,
+        row_length=1, lora_r=1, preflight=0, per_device_batch_size=1, gradient_accumulation_steps=1, num_workers=0,
         save_and_eval_steps=1, save_total_limit=1, logging_step=1,
     )  # fmt: skip
     if not 0 < config.ratio_dataset <= 1:
@@ -68,10 +72,19 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], Catalogue
         raise ValueError("--share_prefix learns answers only: leave out --only_train_response False")
     if config.use_lora and config.freeze != "none":
         raise ValueError("--freeze is for full fine-tuning: with --use_lora all old parameters are frozen anyway")
-    if config.deepspeed and not Path(config.deepspeed).is_file():
-        raise FileNotFoundError(f"--deepspeed {config.deepspeed} does not exist; see config/")
+    for flag in ("lora_target_modules", "lora_modules_to_save"):
+        if getattr(config, flag) and not config.use_lora:
+            raise ValueError(f"--{flag} is for --use_lora: without it everything trains. Leave it out")
+    if config.entry == "train_muon" and config.optim != "muon":
+        raise ValueError(f"--optim {config.optim}: train_muon is for Muon. Use train_ddp or train_ddp_vl")
+    if not config.add_sid_tokens and (config.sid_init != "auto" or config.freeze == "only_embeddings"):
+        flag = "--freeze only_embeddings" if config.sid_init == "auto" else f"--sid_init {config.sid_init}"
+        raise ValueError(f"{flag} is about new tokens, and {config.entry} adds none: leave it out")
     if config.bf16 and config.fp16:
         raise ValueError("--bf16 and --fp16 exclude each other: keep --bf16 where the GPU knows it")
+    check_engine(config)
+    if config.report_to != "none" and not find_spec(config.report_to):
+        raise ValueError(f"--report_to {config.report_to} needs its package: pip install {config.report_to}")
     if check_device_name(config.device).startswith("cuda:"):
         raise ValueError(
             f"--device {config.device}: training takes --device cuda; choose GPUs by CUDA_VISIBLE_DEVICES, and their"
@@ -82,30 +95,47 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], Catalogue
         why = "holds no trainer_state.json" if Path(resume).is_dir() else "is no folder"
         raise FileNotFoundError(f"--resume_from_checkpoint {resume} {why}: give a checkpoint-N, or True for the newest")
     check_base_model(config.base_model, config.model_type)
-    catalogue = load_catalogue(config.data_path, config.dataset, config.index_file, config.image_path)
-    check_splits(config, tasks, catalogue)
+    catalogues = load_catalogues(config, tasks)
+    check_splits(config, tasks, catalogues)
     pictured = [task.name for task in tasks if task.needs_images]
     if pictured:
-        catalogue = check_images(catalogue, pictured, config.skip_bad_images)
+        catalogues = [check_images(catalogue, pictured, config.skip_bad_images) for catalogue in catalogues]
     check_writable(config.output_dir / "run.json")
-    return replace(config, train_prompt_sample_num=prompts, train_data_sample_num=caps), tasks, catalogue
+    whole = replace(config, vision=family.vision, train_prompt_sample_num=prompts, train_data_sample_num=caps)
+    return whole, tasks, catalogues
 
 
-def check_splits(config: FinetuneConfig, tasks: list[Task], catalogue: Catalogue) -> None:
+def load_catalogues(config: FinetuneConfig, tasks: list[Task]) -> list[Catalogue]:
+    """Every dataset with what the tasks need of it; their SIDs are of the same levels."""
+    names = config.datasets
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"--dataset names no dataset, or one twice: {config.dataset}")
+    if len(names) > 1 and config.sid_init == "centroid":
+        raise ValueError("--sid_init centroid: codebooks of several datasets lie in different spaces. Use text")
+    catalogues = [
+        add_texts(load_catalogue(config.data_path, name, index_file, config.image_path), tasks)
+        for name, index_file in zip(names, config.index_files, strict=True)
+    ]
+    join_catalogues(catalogues)
+    return catalogues
+
+
+def check_splits(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue]) -> None:
     """Each task must have something to train on, and, where the best checkpoint is chosen, something to choose by."""
     holdout = config.item_split == "holdout"
 
-    def size(task: Task, split: Split) -> int:
-        return len(
-            catalogue.item_split(split, holdout) if task.kind == "item" else catalogue.next_item_targets(split)[0]
-        )
+    def size(task: Task, catalogue: Catalogue, split: Split) -> int:
+        next_item = task.kind == "next_item"
+        return len(catalogue.next_item_targets(split)[0] if next_item else task.example_ids(catalogue, split, holdout))
 
-    for task in tasks:
-        if not size(task, "train"):
+    for task, catalogue in product(tasks, catalogues):
+        if not size(task, catalogue, "train"):
+            why = {"next_item": "its users are too short", "query": "user.json has no query that may train"}
             raise ValueError(
-                f"the task {task.name} has no training sample in {config.dataset}: its users are too short"
+                f"the task {task.name} has no training sample in {catalogue.name}:"
+                f" {why.get(task.kind, 'nothing is left to train on')}"
             )
-    if config.save_and_eval_strategy != "no" and not any(size(task, "valid") for task in tasks):
+    if config.save_and_eval_strategy != "no" and not any(size(*pair, "valid") for pair in product(tasks, catalogues)):
         raise ValueError(f"{config.dataset} has no validation sample: give --save_and_eval_strategy no")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,28 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from src.blocks import Block, block_of, join
+from src.collate import TrainingCollator
 from src.common.distributed import gather, is_main, shard, world_size
 from src.common.log import duration, logger
-from src.dataset import Mixture, TaskDataset
-from src.models import ATTENTION, AnswerRows
+from src.dataset import Mixture, TaskDataset, part_groups
+from src.finetune.muon import MuonAdamW
+from src.models import ATTENTION, TOKEN_TABLES, AnswerRows
+from src.prompt import Sample
 
 
 class AnswerTrainer(Trainer):
     """Cross-entropy over answer tokens, its mean taken over all ranks and accumulated batches at once."""
 
-    def __init__(self, *, valid_parts: list[TaskDataset], **options: Any):
+    def __init__(self, *, valid_parts: list[TaskDataset], muon: bool, in_step: bool, **options: Any):
+        """
+        Args:
+            valid_parts: what validates, part by part.
+            muon: the optimizer is Muon; else what the Trainer's arguments say.
+            in_step: all ranks must run the model equally often, for each holds a part of every weight.
+        """
         super().__init__(**options)
-        self.valid_parts = valid_parts
+        self.valid_parts, self.muon, self.in_step = valid_parts, muon, in_step
         self.answer_rows = AnswerRows(self.model)
         self.model_accepts_loss_kwargs = True  # the Trainer then counts answer tokens of the whole step for us
         self.loss_is_scaled_for_ga = True
@@ -32,9 +42,18 @@ class AnswerTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Embeddings do not decay: rows that a batch does not hold would shrink, and frozen old rows would change."""
         names = super().get_decay_parameter_names(model)
-        return [
-            name for name in names if not any(part in name for part in ("embed_tokens", "lm_head", "trainable_tokens"))
-        ]
+        return [name for name in names if not any(part in name for part in TOKEN_TABLES)]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.muon and self.optimizer is None:
+            self.optimizer = MuonAdamW(
+                self.model,
+                self.args.learning_rate,
+                self.args.weight_decay,
+                (self.args.adam_beta1, self.args.adam_beta2),
+                self.get_decay_parameter_names(self.model),
+            )
+        return super().create_optimizer(model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._loads_whole_model:
@@ -68,24 +87,31 @@ class AnswerTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Mean loss per answer token, of each task and of all; each sample counts once on any number of ranks."""
+        """Mean loss per answer token of all, of each task and of each dataset where there are several.
+
+        Each sample counts once on any number of ranks.
+        """
         model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
         model.eval()
         sums = torch.zeros(len(self.valid_parts), 2, dtype=torch.float64)
         for number, part in enumerate(self.valid_parts):
             size = self.args.per_device_eval_batch_size
             batches = [range(i, min(i + size, len(part))) for i in range(0, len(part), size)]
-            for batch in shard(batches):
-                inputs = self._prepare_inputs(self.data_collator([part[i] for i in batch]))
+            mine = list(shard(batches))
+            idle = -(-len(batches) // world_size()) - len(mine) if self.in_step else 0
+            for place, batch in enumerate([*mine, *batches[:idle]]):
+                inputs = self._prepare_inputs(self.data_collator(part.__getitems__(batch)))
                 with self.compute_loss_context_manager():
                     losses = self.token_losses(model, inputs)
-                sums[number] += torch.tensor([losses.double().sum().item(), losses.numel()], dtype=torch.float64)
+                if place < len(mine):
+                    sums[number] += torch.tensor([losses.double().sum().item(), losses.numel()], dtype=torch.float64)
         model.train()
         sums = torch.stack(gather(sums)).sum(0)
         metrics = {f"{metric_key_prefix}_loss": float(sums[:, 0].sum() / sums[:, 1].sum().clamp_min(1))}
-        for part, (total, count) in zip(self.valid_parts, sums.tolist(), strict=True):
+        for name, numbers in part_groups(self.valid_parts).items():
+            total, count = sums[numbers].sum(0).tolist()
             if count:
-                metrics[f"{metric_key_prefix}_loss_{part.task.name}"] = total / count
+                metrics[f"{metric_key_prefix}_loss_{name}"] = total / count
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -101,6 +127,25 @@ def load_weights(model: PreTrainedModel, folder: str) -> None:
     dtype = next(model.parameters()).dtype
     stored = type(model).from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION)
     model.load_state_dict(stored.state_dict())
+
+
+class PicturedCollator:
+    """Adds a picture, and nothing to learn, to batches without one.
+
+    Where every rank holds a part of every weight, a rank that skips the vision tower would leave the others waiting.
+    """
+
+    def __init__(self, collate: TrainingCollator, sample: Sample):
+        """
+        Args:
+            sample: any that shows a picture.
+        """
+        self.collate = collate
+        self.picture = block_of([sample._replace(predict=sample.predict[:0], targets=sample.targets[:0])])
+
+    def __call__(self, samples: Block | Sequence[Sample]) -> dict[str, Any]:
+        block = samples if isinstance(samples, Block) else block_of(samples)
+        return self.collate(block if any(block.images) else join([block, self.picture]))
 
 
 class EpochCallback(TrainerCallback):
@@ -180,5 +225,7 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     ranks = ["rng_state.pth"] if world_size() == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size())]
-    sharded = any(folder.glob("global_step*"))  # DeepSpeed keeps its own optimizer files
-    return all((folder / name).is_file() for name in [*ranks, *([] if sharded else ["optimizer.pt", "scheduler.pt"])])
+    if any(folder.glob("global_step*")):  # DeepSpeed keeps its own optimizer files
+        return all((folder / name).is_file() for name in ranks)
+    optimizer = "optimizer.bin" if (folder / "pytorch_model_fsdp.bin").is_file() else "optimizer.pt"
+    return all((folder / name).is_file() for name in [*ranks, optimizer, "scheduler.pt"])

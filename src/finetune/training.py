@@ -1,23 +1,29 @@
 """One training run: model, data, training, saving."""
 
+import random
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from src.collate import TrainingCollator
-from src.common.artifacts import TOKEN_META, read_json, write_json
-from src.common.distributed import finish, init_process_group, is_main, resolve_device, world_size
+from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
+from src.common.distributed import finish, is_main, resolve_device, world_size
 from src.common.log import duration, logger
 from src.common.record import run_record
 from src.common.seed import seed_everything
-from src.dataset import Mixture, TaskDataset
+from src.common.sid import SidIndex
+from src.dataset import Mixture, TaskDataset, part_names
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
+from src.finetune.engine import check_device, engine_of, make_arguments, start_engine
+from src.finetune.memory import batch_of, device_memory, expected_memory, size
 from src.finetune.trainer import (
     AnswerTrainer,
     CheckpointCallback,
     EpochCallback,
     LogCallback,
+    PicturedCollator,
     newest_whole_checkpoint,
 )
 from src.models import (
@@ -32,14 +38,14 @@ from src.models import (
     token_meta,
 )
 from src.prompt import PromptBuilder, PromptSettings, log_prompt
-from src.tasks.catalogue import Catalogue
+from src.spelling import num_digits
+from src.tasks.catalogue import Catalogue, join_catalogues
 from src.tasks.task import Task
 
-DEBUG_SAMPLES, DEBUG_STEPS = 64, 8
-GRADIENT_CHECKPOINTING = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+DEBUG_SAMPLES = 64
 
 
-def run(config: FinetuneConfig, tasks: list[Task], catalogue: Catalogue, started: float) -> Path:
+def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], started: float) -> Path:
     """Trains one model on what `src.finetune.core.check` gave; see `finetune` there.
 
     Args:
@@ -47,41 +53,53 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogue: Catalogue, started
     """
     check_choices(config)
     device = resolve_device(config.device)
-    if config.fp16 and device.type == "cpu":
-        raise ValueError("--fp16 needs a GPU: leave it out on a CPU")
-    init_process_group(device)
+    check_device(config, device)
+    arguments = None
+    if not config.preflight:
+        start_engine(config, device)
+        arguments = make_arguments(config, device)  # before the model: it tells transformers that ZeRO-3 cuts weights
     checkpoint = checkpoint_to_resume(config)
     started -= seconds_until(checkpoint)
     seed_everything(config.seed)
-    loaded, way, base_vocab = prepare_model(config, catalogue)
-    builder = PromptBuilder(
-        catalogue, loaded.tokenizer, loaded.processor, prompt_settings(config), merge_size=loaded.merge_size
-    )
-    train_parts, valid_parts = make_datasets(config, tasks, builder)
-    for part in train_parts:
-        log_prompt(builder, part.task.name, part[0])
+    index, items = join_catalogues(catalogues)
+    loaded, way, base_vocab = prepare_model(config, index, items)
+    settings = prompt_settings(config, index)
+    builders = [
+        PromptBuilder(catalogue, loaded.tokenizer, loaded.processor, settings, merge_size=loaded.merge_size)
+        for catalogue in catalogues
+    ]
+    train_parts, valid_parts = make_datasets(config, tasks, builders)
+    sizes = {}
+    for name, part in zip(part_names(train_parts), train_parts, strict=True):
+        log_prompt(part.builder, name, part[0])
+        sizes[name] = len(part)
     total, training = num_parameters(loaded.model)
-    global_batch = config.per_device_batch_size * config.gradient_accumulation_steps * world_size()
+    ranks = config.preflight or world_size()
+    global_batch = config.per_device_batch_size * config.gradient_accumulation_steps * ranks
     logger.info(
         "%s parameters, %s train; SID rows start from: %s; %s training samples, global batch %d = %d ranks x %d x %d",
         f"{total:,}", f"{training:,}", way, f"{sum(map(len, train_parts)):,}", global_batch,
-        world_size(), config.per_device_batch_size, config.gradient_accumulation_steps,
+        ranks, config.per_device_batch_size, config.gradient_accumulation_steps,
     )  # fmt: skip
-    index_file = catalogue.sid_index.path
-    record = run_record(config, input_files(catalogue, index_file)) | {
+    collator = make_collator(config, loaded, [*train_parts, *valid_parts], device)
+    say_memory(config, loaded, train_parts, collator, ranks)
+    if config.preflight:
+        return config.output_dir
+    record = run_record(config, input_files(catalogues)) | {
         "tasks": [task.name for task in tasks],
-        "prompt_settings": vars(prompt_settings(config)),
-        "index_file": str(index_file),
+        "prompt_settings": vars(settings),
+        "index_file": ",".join(str(catalogue.sid_index.path) for catalogue in catalogues),
         "sid_init": way,
-        "world_size": world_size(),
+        "world_size": ranks,
         "global_batch_size": global_batch,
-        "train_samples": {part.task.name: len(part) for part in train_parts},
+        "train_samples": sizes,
         "parameters": {"total": total, "training": training},
     }
     if is_main():
         write_json(config.output_dir / "run.json", record, indent=2)
 
-    meta = token_meta(catalogue.sid_index, base_vocab)
+    hashes = {catalogue.name: file_hash(catalogue.sid_index.path) for catalogue in catalogues}
+    meta = token_meta(index, base_vocab, config.add_sid_tokens) | {"indexes": hashes}
 
     def complete(folder: Path) -> None:
         """What a folder needs beside the weights to be evaluated."""
@@ -90,7 +108,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogue: Catalogue, started
         write_json(folder / TOKEN_META, meta)
         write_json(folder / "run.json", record, indent=2)
 
-    trainer = train(config, loaded, train_parts, valid_parts, device, checkpoint, complete)
+    trainer = train(config, arguments, loaded, train_parts, valid_parts, collator, checkpoint, complete)
     save(config, trainer)
     if is_main():
         record["best_eval_loss"] = trainer.state.best_metric
@@ -102,15 +120,25 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogue: Catalogue, started
     return config.output_dir
 
 
-def prompt_settings(config: FinetuneConfig) -> PromptSettings:
+def prompt_settings(config: FinetuneConfig, index: SidIndex) -> PromptSettings:
     return PromptSettings(
-        config.max_his_len, config.his_sep, config.add_prefix, config.max_his_images, config.model_max_length
-    )
+        config.max_his_len, config.his_sep, config.add_prefix, config.max_his_images, config.model_max_length,
+        config.prompt_lang, 0 if config.add_sid_tokens else num_digits(index),
+    )  # fmt: skip
 
 
-def input_files(catalogue: Catalogue, index_file: Path) -> dict[str, Path]:
-    paths = catalogue.paths
-    return {"interactions": paths.file("inter.json"), "items": paths.file("item.json"), "index": Path(index_file)}
+def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
+    """Every file that samples are made of; with several datasets each name begins with the dataset's."""
+    files = {}
+    for catalogue in catalogues:
+        lead, file = f"{catalogue.name} " if len(catalogues) > 1 else "", catalogue.paths.file
+        files |= {f"{lead}interactions": file("inter.json"), f"{lead}items": file("item.json")}
+        files[f"{lead}index"] = catalogue.sid_index.path
+        if catalogue.enriched:
+            files[f"{lead}enriched items"] = file("item_enriched_v2.json")
+        if catalogue.user_texts:
+            files[f"{lead}texts about users"] = file("user.json")
+    return files
 
 
 def check_choices(config: FinetuneConfig) -> None:
@@ -118,11 +146,11 @@ def check_choices(config: FinetuneConfig) -> None:
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    for flag, value, choices in (
-        ("optim", config.optim, OptimizerNames),
-        ("lr_scheduler_type", config.lr_scheduler_type, SchedulerType),
+    for flag, value, choices, own in (
+        ("optim", config.optim, OptimizerNames, ["muon"]),
+        ("lr_scheduler_type", config.lr_scheduler_type, SchedulerType, []),
     ):
-        names = [choice.value for choice in choices]
+        names = [*(choice.value for choice in choices), *own]
         if value not in names:
             raise ValueError(f"unknown --{flag} {value!r}: choose from {', '.join(names)}")
 
@@ -146,23 +174,23 @@ def seconds_until(checkpoint: Path | None) -> float:
     return read_json(checkpoint / "run.json").get("seconds", 0.0)
 
 
-def prepare_model(config: FinetuneConfig, catalogue: Catalogue) -> tuple[Loaded, str, int]:
+def prepare_model(config: FinetuneConfig, index: SidIndex, items: dict[int, dict]) -> tuple[Loaded, str, int]:
     """The base model with SID tokens, ready to train; how their rows began; the size of the old vocabulary."""
-    if config.deepspeed:
-        init_deepspeed(config)
+    engine = engine_of(config)
     dtype = torch.bfloat16 if config.bf16 and (config.use_lora or config.deepspeed) else torch.float32
-    loaded = load_model(config.base_model, dtype, model_type=config.model_type)
+    loaded = load_model(config.base_model, dtype, model_type=config.model_type, weights=not config.preflight)
     base_vocab = len(loaded.tokenizer)
-    sid_ids = add_sid_tokens(loaded, catalogue.sid_index.all_tokens)
-    way = init_sid_rows(
-        loaded, sid_ids, catalogue.sid_index, config.sid_init, item_texts(catalogue.items), seed=config.seed
-    )
+    sid_ids, way = [], "no new rows"
+    if config.add_sid_tokens:
+        sid_ids = add_sid_tokens(loaded, index.all_tokens)
+        if not config.preflight:
+            way = init_sid_rows(loaded, sid_ids, index, config.sid_init, item_texts(items), seed=config.seed)
     if config.use_gradient_checkpointing:
         loaded.model.enable_input_require_grads()
     if config.use_lora:
         model = add_lora(
             loaded, sid_ids, config.lora_r, config.lora_alpha, config.lora_dropout,
-            modules_to_save=config.lora_modules_to_save,
+            modules_to_save=config.lora_modules_to_save, one_dtype=engine.name == "deepspeed",
             **({"targets": config.lora_target_modules} if config.lora_target_modules else {}),
         )  # fmt: skip
         loaded = loaded._replace(model=model)
@@ -171,25 +199,14 @@ def prepare_model(config: FinetuneConfig, catalogue: Catalogue) -> tuple[Loaded,
     return loaded, way, base_vocab
 
 
-def init_deepspeed(config: FinetuneConfig) -> None:
-    """Starts DeepSpeed's process group before a model is made, which ZeRO-3 needs."""
-    import deepspeed
-    import deepspeed.ops
-
-    on_cpu = resolve_device(config.device).type == "cpu"
-    if on_cpu:  # skips a C++ op that takes a minute to build and that gloo does not need
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else None)
-
-
 def make_datasets(
-    config: FinetuneConfig, tasks: list[Task], builder: PromptBuilder
+    config: FinetuneConfig, tasks: list[Task], builders: list[PromptBuilder]
 ) -> tuple[list[TaskDataset], list[TaskDataset]]:
-    """Training and validation samples of each task. Caps and ratios shrink the training part only."""
+    """Training and validation samples of each dataset and task. Caps and ratios shrink the training parts only."""
     holdout = config.item_split == "holdout"
     train_parts, valid_parts = [], []
-    numbers = zip(config.train_prompt_sample_num, config.train_data_sample_num, strict=True)
-    for task_id, (task, (prompts, cap)) in enumerate(zip(tasks, numbers, strict=True)):
+    numbers = list(zip(tasks, config.train_prompt_sample_num, config.train_data_sample_num, strict=True))
+    for task_id, (builder, (task, prompts, cap)) in enumerate(product(builders, numbers)):
         common = {"task_id": task_id, "seed": config.seed, "holdout": holdout}
         common["learn_prompt"] = not config.only_train_response
         train_parts.append(
@@ -209,65 +226,54 @@ def make_datasets(
         )  # fmt: skip
         if not len(train_parts[-1]):
             raise ValueError(
-                f"the task {task.name} has no training sample in {config.dataset}: every user is too short"
+                f"the task {task.name} has no training sample in {builder.catalogue.name}: every user is too short"
             )
     return train_parts, valid_parts
 
 
-def train(config, loaded, train_parts, valid_parts, device, checkpoint, complete):
-    """Runs the Trainer to its end, from a checkpoint or the start; `complete(folder)` adds what a checkpoint needs."""
-    from transformers import PrinterCallback, TrainingArguments
+def make_collator(
+    config: FinetuneConfig, loaded: Loaded, parts: list[TaskDataset], device: torch.device
+) -> TrainingCollator | PicturedCollator:
+    """What makes a batch of samples; each shows a picture where the engine needs that and there are any."""
+    row_length = 0 if device.type == "cpu" else config.row_length  # see src.attention
+    collator = TrainingCollator(loaded.tokenizer.pad_token_id, loaded.family.mrope, row_length)
+    if not (engine_of(config).cuts_weights and loaded.family.vision):
+        return collator
+    pictured = (part[number] for part in parts if part.task.needs_images for number in range(len(part)))
+    sample = next((sample for sample in pictured if sample.images), None)
+    return collator if sample is None else PicturedCollator(collator, sample)
 
-    strategy = config.save_and_eval_strategy
-    vision_trains = loaded.family.vision and not config.use_lora and config.freeze not in ("visual", "all")
-    arguments = TrainingArguments(
-        output_dir=str(config.output_dir),
-        seed=config.seed,
-        data_seed=config.seed,
-        per_device_train_batch_size=config.per_device_batch_size,
-        per_device_eval_batch_size=max(16, config.per_device_batch_size),
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        **(GRADIENT_CHECKPOINTING if config.use_gradient_checkpointing else {}),
-        learning_rate=config.learning_rate,
-        num_train_epochs=config.epochs,
-        max_steps=DEBUG_STEPS if config.debug else config.max_steps,
-        weight_decay=config.weight_decay,
-        warmup_steps=config.warmup_ratio,  # a number below 1 is a share of all steps
-        lr_scheduler_type=config.lr_scheduler_type,
-        optim=config.optim,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
-        logging_steps=config.logging_step,
-        eval_strategy=strategy,
-        save_strategy=strategy,
-        eval_steps=config.save_and_eval_steps if strategy == "steps" else None,
-        save_steps=config.save_and_eval_steps,
-        save_total_limit=config.save_total_limit,
-        load_best_model_at_end=strategy != "no",
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        bf16=config.bf16,
-        fp16=config.fp16,
-        use_cpu=device.type == "cpu",  # without it several CPU ranks would each train alone on all the data
-        deepspeed=config.deepspeed,
-        ddp_find_unused_parameters=vision_trains and not config.deepspeed,
-        dataloader_num_workers=config.num_workers,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to=[config.report_to] if config.report_to != "none" else [],
-        run_name=config.run_name or f"{config.dataset}-{config.output_dir.name}",
-        average_tokens_across_devices=True,
-        disable_tqdm=True,  # LogCallback says how far it is, in logs and on terminals alike
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # a process has one GPU; with more the Trainer takes nn.DataParallel
+
+def say_memory(config: FinetuneConfig, loaded: Loaded, parts: list[TaskDataset], collator, ranks: int) -> None:
+    """One line about the memory that each GPU will need, by a batch drawn from the training samples."""
+    mixture, count = Mixture(parts), config.per_device_batch_size
+    rng = random.Random(config.seed)
+    inputs = collator([mixture[rng.randrange(len(mixture))] for _ in range(count)])
+    batch, engine = batch_of(inputs, count, loaded.model), engine_of(config)
+    half = config.bf16 or config.fp16
+    memory = expected_memory(loaded.model, batch, engine, ranks, config.optim, half, config.use_gradient_checkpointing)
+    logger.info(memory.describe(batch, engine, ranks))
+    there = device_memory()
+    if there is not None and memory.total() > there:
+        logger.warning(
+            "that is more than the %s of this GPU: lower --per_device_batch_size, take --use_gradient_checkpointing,"
+            " --use_lora or --deepspeed ./config/ds_z3_bf16.json, or more GPUs", size(there),
+        )  # fmt: skip
+
+
+def train(config, arguments, loaded, train_parts, valid_parts, collator, checkpoint, complete):
+    """Runs the Trainer to its end, from a checkpoint or the start; `complete(folder)` adds what a checkpoint needs."""
+    from transformers import PrinterCallback
+
     mixture = Mixture(train_parts)
-    collator = TrainingCollator(loaded.tokenizer.pad_token_id, loaded.family.mrope, config.row_length)
     trainer = AnswerTrainer(
         model=loaded.model,
         args=arguments,
         train_dataset=mixture,
-        eval_dataset=valid_parts[0] if strategy != "no" else None,
+        eval_dataset=valid_parts[0] if config.save_and_eval_strategy != "no" else None,
         valid_parts=valid_parts,
+        muon=config.optim == "muon",
+        in_step=engine_of(config).cuts_weights,
         data_collator=collator,
         callbacks=[
             EpochCallback(mixture),

@@ -35,11 +35,14 @@ def show(config: EvaluateConfig) -> None:
 
     for number, name in enumerate(samples.names(catalogue)):
         history, target = samples.history(catalogue, number), int(samples.targets[number])
-        ranked = recommender.rank(task.item_templates[prompt_ids[0]], [history], [target])
+        row = int(samples.text_rows(np.array([number]))[0])
+        ranked = recommender.rank(task.item_templates[prompt_ids[0]], [history], [target], [row])
         place = np.flatnonzero(ranked.items[0] == target)
         print(f"\n=== {'user' if samples.next_item else 'item'} {name}")
         for item in history[-SHOWN_HISTORY:]:
             print(f"  had     {line(int(item))}")
+        if row >= 0:
+            print(f"  asked   {catalogue.user_texts['query'].texts[row]}")
         found = f"rank {place[0] + 1}" if len(place) else f"not among {config.num_beams}"
         print(f"  target  {line(target)}  ({found})")
         for item, score in zip(ranked.items[0, :SHOWN_ITEMS], ranked.scores[0, :SHOWN_ITEMS], strict=True):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.common.cli import add_dataset_flags, add_device_flag, add_switch, name_list, new_parser
+from src.tasks.task import LANGUAGES
 
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 
@@ -20,6 +21,7 @@ class EvaluateConfig:
     lora: bool = False
     test_task: str = "seqrec"
     test_prompt_ids: str = "0"
+    prompt_lang: str | None = None
     split: str = "test"
     num_beams: int = 20
     test_batch_size: int = 16
@@ -54,6 +56,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add_switch(parser, "--lora", help="--ckpt_model is an adapter")
     parser.add_argument("--image_path", default=d.image_path, help="folder of pictures inside the dataset's folder")
     parser.add_argument(
+        "--prompt_lang",
+        choices=LANGUAGES,
+        help="language of the wordings, where the checkpoint has no run.json (default: as in training, else en)",
+    )
+    parser.add_argument(
         "--num_beams", type=int, default=d.num_beams, help="beams of the search, and length of the ranked list"
     )
     parser.add_argument("--test_batch_size", type=int, default=d.test_batch_size, help="questions at once, each rank")
@@ -72,7 +79,9 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser = new_parser(description)
     add_model_flags(parser)
     parser.add_argument(
-        "--test_task", default=d.test_task, help="seqrec, mmseqrec, fusionseqrec, item2index or mmitem2index"
+        "--test_task",
+        default=d.test_task,
+        help="seqrec, mmseqrec, fusionseqrec, item2index, mmitem2index or itemsearch",
     )
     parser.add_argument("--test_prompt_ids", default=d.test_prompt_ids, help="wordings: numbers with commas, or all")
     parser.add_argument(

@@ -35,11 +35,13 @@ from src.common.log import logger, setup_logging
 from src.common.record import plain
 from src.common.sid import SidIndex
 from src.families import check_finetuned
+from src.prompt import checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.metrics import parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
-from src.tasks.task import KINDS, Task, Template, load_task
+from src.tasks.task import ALIASES, KINDS, Task, Template, load_task
+from src.tasks.texts import add_texts
 
 if TYPE_CHECKING:
     from src.seqrec.recommender import Recommender
@@ -49,14 +51,17 @@ SAVE_SECONDS = 60  # how much work a killed run may lose
 
 @dataclass(frozen=True)
 class Samples:
-    """What is asked: (M,) users and positions, or items; and the right item of each."""
+    """What is asked: (M,) users and positions, or items, or rows of the texts about users; and the right items."""
 
     users: np.ndarray
-    positions: np.ndarray
+    positions: np.ndarray  # length of the history
     targets: np.ndarray
     next_item: bool
+    texts: np.ndarray | None = None  # rows of catalogue.user_texts["query"]
 
     def history(self, catalogue: Catalogue, sample: int) -> np.ndarray:
+        if self.texts is not None:
+            return catalogue.user_texts["query"].histories[self.texts[sample]]
         if not self.next_item:
             return np.empty(0, np.int64)
         return catalogue.history(int(self.users[sample]), int(self.positions[sample]))
@@ -64,12 +69,24 @@ class Samples:
     def names(self, catalogue: Catalogue) -> list[str]:
         return [catalogue.users[user] if self.next_item else str(user) for user in self.users]
 
+    def text_rows(self, samples: np.ndarray) -> np.ndarray:
+        """Row of the text that each sample speaks of; -1 where it speaks of none."""
+        return np.full(len(samples), -1) if self.texts is None else self.texts[samples]
+
+    def pick(self, kept: np.ndarray) -> "Samples":
+        texts = None if self.texts is None else self.texts[kept]
+        return Samples(self.users[kept], self.positions[kept], self.targets[kept], self.next_item, texts)
+
 
 def check_index(config: EvaluateConfig, index: SidIndex) -> None:
     """Refuses an index other than the one that the checkpoint was trained with, and a model that knows no SIDs."""
     meta = load_token_meta(config.ckpt_model)
     if meta is not None:
-        if meta.get("index_sha256") not in (None, file_hash(index.path)):
+        indexes = meta.get("indexes", {})
+        known = {meta.get("index_sha256"), *indexes.values()} - {None}
+        if config.dataset in indexes:
+            known = {indexes[config.dataset]}
+        if known and file_hash(index.path) not in known:
             raise ValueError(
                 f"{config.ckpt_model} was trained with another SID index than {index.path}: its tokens would name other"
                 f" items. Give the index that its run.json names"
@@ -87,16 +104,19 @@ def check_index(config: EvaluateConfig, index: SidIndex) -> None:
 
 def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     """Everything that can be wrong before torch is imported and the model loaded."""
-    if config.test_task not in KINDS or not load_task(config.test_task).item_templates:
-        able = [name for name in KINDS if load_task(name).item_templates]
-        raise ValueError(f"--test_task {config.test_task!r} is not ranked here: choose from {', '.join(able)}")
+    settings = checkpoint_settings(config.ckpt_model, config.prompt_lang)
+    tasks = {name: load_task(name, settings.prompt_lang) for name in (*KINDS, *ALIASES)}
+    task = tasks.get(config.test_task)
+    if task is None or not task.item_templates:
+        able = ", ".join(name for name, task in tasks.items() if task.item_templates)
+        other = " Its answers are texts: use python -m src.text_generation.evaluate" if task else ""
+        raise ValueError(f"--test_task {config.test_task!r} is not ranked here: choose from {able}.{other}")
     if not config.filter_items:
         raise ValueError("--filter_items False: GRec always decodes under the trie of real items")
     check_device_name(config.device)
     check_at_least(config, num_beams=1, test_batch_size=1, sample_num=0)
     if config.max_his_len is not None:
         check_at_least(config, max_his_len=0)
-    task = load_task(config.test_task)
     number = len(task.item_templates)
     try:
         asked = (
@@ -111,7 +131,9 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         )
     parse_metrics(config.metrics, config.num_beams)
     check_finetuned(config.ckpt_model, config.base_model, config.lora)
-    catalogue = load_catalogue(config.data_path, config.dataset, config.index_file, config.image_path)
+    catalogue = add_texts(
+        load_catalogue(config.data_path, config.dataset, config.index_file, config.image_path), [task]
+    )
     check_index(config, catalogue.sid_index)
     if task.needs_images and not catalogue.image_files:
         raise ValueError(f"{task.name} shows pictures, and {catalogue.paths.folder / config.image_path} has none")
@@ -122,7 +144,12 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
 
 def make_samples(config: EvaluateConfig, task: Task, catalogue: Catalogue) -> Samples:
     """The samples of the split, or a seeded part of them."""
-    if task.kind == "item":
+    if task.kind == "query":
+        texts = catalogue.user_texts["query"]
+        rows = task.example_ids(catalogue, config.split)
+        lengths = np.array([len(texts.histories[row]) for row in rows], np.int64)
+        samples = Samples(texts.users[rows], lengths, texts.items[rows], next_item=True, texts=rows)
+    elif task.kind == "item":
         holdout = False
         run = Path(config.ckpt_model) / "run.json"
         if run.is_file():
@@ -134,10 +161,11 @@ def make_samples(config: EvaluateConfig, task: Task, catalogue: Catalogue) -> Sa
         targets = catalogue.sequence[catalogue.offsets[users] + positions]
         samples = Samples(users, positions, targets, next_item=True)
     if not len(samples.users):
-        raise ValueError(f"{catalogue.name} has no {config.split} sample: every user has fewer than 3 items")
+        why = "user.json has no query for it" if task.kind == "query" else "every user has fewer than 3 items"
+        raise ValueError(f"{catalogue.name} has no {config.split} sample: {why}")
     if 0 < config.sample_num < len(samples.users):
         kept = np.sort(np.random.default_rng(config.seed).permutation(len(samples.users))[: config.sample_num])
-        samples = Samples(samples.users[kept], samples.positions[kept], samples.targets[kept], samples.next_item)
+        samples = samples.pick(kept)
     return samples
 
 
@@ -181,6 +209,7 @@ class Parts:
             catalogue.paths.file("inter.json"),
             catalogue.paths.file("item.json"),
             catalogue.sid_index.path,
+            *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),
             *weights,
         ]
         digest = hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode())
@@ -241,6 +270,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "index": str(catalogue.sid_index.path),
             "checkpoint": str(config.ckpt_model),
             "test_task": task.name,
+            "prompt_lang": recommender.builder.settings.prompt_lang,
             "model": recommender.loaded.model.config.model_type,
             "split": "seen" if seen else config.split,
             "filter_history": config.filter_history,
@@ -282,7 +312,7 @@ def ask(
     for batch in tqdm(mine, desc="decoding", unit="batch", disable=not is_main()):
         histories = [samples.history(recommender.catalogue, int(i)) for i in batch]
         numbers.append(batch)
-        ranked.append(recommender.rank(template, histories, samples.targets[batch]))
+        ranked.append(recommender.rank(template, histories, samples.targets[batch], samples.text_rows(batch)))
         asked += len(batch)
         if time.time() - saved > SAVE_SECONDS:
             parts.write(prompt_id, numbers, ranked)

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from src.collate import PromptCollator, TrainingCollator
-from src.common.artifacts import read_json
 from src.common.log import logger
 from src.decoding import Trie, beam_search
 from src.models import AnswerRows, Loaded, load_finetuned
-from src.prompt import PromptBuilder, PromptSettings
+from src.prompt import PromptBuilder, PromptSettings, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.metrics import list_length
 from src.seqrec.results import Ranked
@@ -45,13 +44,25 @@ class Recommender:
         order = np.lexsort((items, -self.catalogue.popularity[items], leaves))
         return np.split(items[order], np.flatnonzero(np.diff(leaves[order])) + 1)
 
-    def rank(self, template: Template, histories: Sequence[np.ndarray], items: Sequence[int]) -> Ranked:
-        """Ranked items for one batch of questions; `items` fill slots such as {title} and never the answer."""
+    def rank(
+        self,
+        template: Template,
+        histories: Sequence[np.ndarray],
+        items: Sequence[int],
+        texts: Sequence[int] | None = None,
+    ) -> Ranked:
+        """Ranked items for one batch of questions.
+
+        Args:
+            items: fill slots such as {title}, and never the answer.
+            texts: row of the query that each question is about, where the wording has one.
+        """
         beams = self.list_length
         reserve = self.trie.num_levels + 1
+        texts = [-1] * len(items) if texts is None else texts
         questions = [
-            self.builder.question(template, history, int(item), reserve)
-            for history, item in zip(histories, items, strict=True)
+            self.builder.question(template, history, int(item), reserve, int(text))
+            for history, item, text in zip(histories, items, texts, strict=True)
         ]
         inputs = {name: value.to(self.device) for name, value in self.collate(questions).items()}
         left_out = None
@@ -95,9 +106,7 @@ class Recommender:
 
 def training_settings(config: EvaluateConfig) -> PromptSettings:
     """The settings of the checkpoint's prompts, from its run.json; --max_his_len alone may differ, which is said."""
-    path = Path(config.ckpt_model) / "run.json"
-    values = read_json(path)["prompt_settings"] if path.is_file() else {}
-    settings = PromptSettings(**values)
+    settings = checkpoint_settings(config.ckpt_model, config.prompt_lang)
     if config.max_his_len is not None and config.max_his_len != settings.max_his_len:
         logger.info("--max_his_len %d instead of the checkpoint's %d", config.max_his_len, settings.max_his_len)
         settings = PromptSettings(**{**vars(settings), "max_his_len": config.max_his_len})

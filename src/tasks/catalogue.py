@@ -1,6 +1,6 @@
 """Items, histories and splits of one dataset, checked once and held as integer arrays."""
 
-import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,8 @@ import numpy as np
 from src.common import artifacts
 from src.common.artifacts import DatasetPaths
 from src.common.log import logger
-from src.common.sid import SidIndex
+from src.common.sid import SidIndex, join_indexes
+from src.tasks.texts import UserTexts, hash_buckets
 
 Split = Literal["train", "valid", "test"]
 
@@ -37,6 +38,8 @@ class Catalogue:
         items: fields of each item id.
         sid_index: SIDs, one for every item; None where no index was asked for.
         image_files: picture of each item that has one.
+        enriched: further fields of the items that were enriched (`texts.add_texts`).
+        user_texts: queries and preferences of users, by slot (likewise).
     """
 
     paths: DatasetPaths
@@ -49,6 +52,8 @@ class Catalogue:
     items: dict[int, dict[str, Any]]
     sid_index: SidIndex | None = None
     image_files: dict[int, Path] = field(default_factory=dict)
+    enriched: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    user_texts: Mapping[str, UserTexts] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -102,10 +107,15 @@ class Catalogue:
         """
         if split == "train" and not holdout:
             return self.item_ids
-        bucket = np.array([int(hashlib.sha256(str(item).encode()).hexdigest()[:8], 16) % 10 for item in self.item_ids])
+        bucket = hash_buckets(self.item_ids)
         if not holdout:
             return self.item_ids if split == "test" else self.item_ids[bucket == 8]
         return self.item_ids[{"train": bucket < 8, "valid": bucket == 8, "test": bucket == 9}[split]]
+
+    def enriched_split(self, split: Split) -> np.ndarray:
+        """Enriched items of a split: those that validate and test never train."""
+        items = self.item_split(split, holdout=True)
+        return items[np.isin(items, list(self.enriched))]
 
 
 def load_catalogue(
@@ -155,6 +165,25 @@ def load_catalogue(
         sid_index = artifacts.load_sid_index(artifacts.resolve_index_file(index_file, paths), item_ids)
     image_files = artifacts.find_images(paths, items, image_path) if image_path else {}
     return Catalogue(paths, users, offsets, sequence, train_end, valid_end, item_ids, items, sid_index, image_files)
+
+
+def join_catalogues(catalogues: Sequence[Catalogue]) -> tuple[SidIndex, dict[int, dict[str, Any]]]:
+    """What datasets that train one model share: the grid of their SID tokens, and the items that these stand for.
+
+    Returns:
+        index: its grid has, at each level, the largest codebook; item ids are numbered on from dataset to dataset.
+        items: fields of each of these items.
+
+    Raises:
+        ValueError: SIDs of unequal levels.
+    """
+    if len(catalogues) == 1:
+        return catalogues[0].sid_index, catalogues[0].items
+    index, starts = join_indexes([catalogue.sid_index for catalogue in catalogues])
+    items = {}
+    for catalogue, start in zip(catalogues, starts, strict=True):
+        items |= {start + item: fields for item, fields in catalogue.items.items()}
+    return index, items
 
 
 def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

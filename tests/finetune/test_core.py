@@ -384,11 +384,11 @@ def test_pictures_are_checked(tmp_path, no_model):
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"1 of 35 pictures are broken, the first: .*7\.jpg .*--skip_bad_images"):
         finetune(config)
-    _, _, catalogue = check(replace(config, skip_bad_images=True))
+    _, _, (catalogue,) = check(replace(config, skip_bad_images=True))
     assert 7 not in catalogue.image_files
     assert len(catalogue.image_files) == 34
     picture(7).save(file)
-    assert len(check(config)[2].image_files) == 35
+    assert len(check(config)[2][0].image_files) == 35
     shutil.rmtree(data / NAME / "images")
     with pytest.raises(ValueError, match=r"mmitem2index show pictures, and Toy has none .*download_images\.py"):
         finetune(config)

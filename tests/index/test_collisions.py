@@ -1,10 +1,15 @@
 """Unique SIDs: every way in which a catalogue can be crowded, against brute force where that is possible."""
 
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
+from index import collisions
 from index.collisions import quantization_error, resolve_collisions
 from index.metrics import measure, prefix_groups
 
@@ -26,6 +31,22 @@ def example(num_items, sizes, seed=0, width=3):
 
 def is_unique(codes):
     return len(np.unique(codes, axis=0)) == len(codes)
+
+
+def best_last_codes(latents, codebooks, codes, reserved):
+    """The assignment of least error inside each prefix that holds a collision, prefix by prefix."""
+    *coarse, last = codebooks
+    expected = codes.copy()
+    for prefix in np.unique(codes[:, :-1], axis=0):
+        rows = np.flatnonzero((codes[:, :-1] == prefix).all(1))
+        taken = reserved[(reserved[:, :-1] == prefix).all(1), -1]
+        if len(np.unique(np.r_[codes[rows, -1], taken])) == len(rows) + len(taken):
+            continue
+        residual = latents[rows] - sum(book[code] for book, code in zip(coarse, prefix, strict=True))
+        free = np.setdiff1d(np.arange(len(last)), taken)
+        costs = ((residual[:, None] - last[free]) ** 2).sum(2)
+        expected[rows, -1] = free[linear_sum_assignment(costs)[1]]
+    return expected
 
 
 @pytest.mark.parametrize("method", ["assign", "sinkhorn", "suffix"])
@@ -67,6 +88,22 @@ def test_overfull_prefix_spills_as_few_as_possible():
     assert latents[spilled].min() >= latents[~spilled].max()  # and those move for whom it is nearest
 
 
+def test_spilled_items_take_the_nearest_deeper_codes():
+    codebooks = [np.array([[0.0], [10.0]]), np.array([[-8.0], [-1.0], [0.0], [1.0]])]
+    latents = np.array([[-1.0], [0.0], [1.0], [0.5], [2.2]])
+    result = resolve_collisions(latents, codebooks, quantize(latents, codebooks))
+    assert result.num_spilled == 1
+    assert result.codes[4].tolist() == [1, 0]  # 10 - 8
+
+
+def test_the_last_place_of_a_sibling_goes_to_the_item_that_needs_it_most():
+    codebooks = [np.array([[0.0], [20.0], [10.5], [100.0]]), np.array([[0.0]])]  # one item for each code
+    latents = np.array([[-1.0], [2.0], [21.0], [15.3]])
+    codes = quantize(latents, codebooks)
+    assert codes[:, 0].tolist() == [0, 0, 1, 1]
+    assert resolve_collisions(latents, codebooks, codes).codes[:, 0].tolist() == [0, 3, 1, 2]
+
+
 def test_full_code_space_gets_a_suffix_level():
     latents, codebooks, codes = example(65, (4, 4, 4))
     result = resolve_collisions(latents, codebooks, codes)
@@ -86,6 +123,53 @@ def test_assign_is_the_best_of_all_assignments(seed):
         quantization_error(latents, codebooks, np.array(chosen)[:, None]) for chosen in permutations(range(5), 4)
     )
     assert quantization_error(latents, codebooks, result.codes) == pytest.approx(best)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    num_items=st.integers(1, 150),
+    num_reserved=st.integers(0, 20),
+    sizes=st.sampled_from([(3, 4, 40), (6, 30), (200,)]),
+    width=st.sampled_from([1, 3, 40]),
+    chunk=st.sampled_from([1, 7, 4096]),
+    seed=st.integers(0, 2**16),
+)
+def test_every_prefix_gets_its_best_assignment(num_items, num_reserved, sizes, width, chunk, seed):
+    """However many groups of whatever sizes, beside reserved SIDs, and however they fall into chunks."""
+    latents, codebooks, codes = example(num_items, sizes, seed, width)
+    _, _, reserved = example(num_reserved, sizes, seed + 1, width)
+    reserved = np.unique(reserved, axis=0)
+    everything = prefix_groups(np.concatenate([codes, reserved]), len(sizes) - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collisions, "CHUNK", chunk)
+        result = resolve_collisions(latents, codebooks, codes, reserved=reserved)
+    assert is_unique(np.concatenate([result.codes, reserved]))
+    if np.bincount(everything).max() > sizes[-1]:
+        assert result.num_spilled > 0
+        return
+    assert result.num_spilled == 0
+    expected = best_last_codes(latents, codebooks, codes, reserved)
+    assert quantization_error(latents, codebooks, result.codes) == pytest.approx(
+        quantization_error(latents, codebooks, expected), rel=1e-12
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    num_items=st.integers(1, 60),
+    num_copies=st.integers(0, 60),
+    chunk=st.sampled_from([1, 5, 4096]),
+    seed=st.integers(0, 99),
+)
+def test_spilling_always_finds_room(num_items, num_copies, chunk, seed):
+    latents, codebooks, codes = example(num_items, (4, 4, 4), seed)
+    latents[:num_copies], codes[:num_copies] = latents[0], codes[0]
+    reserved = np.array(list(np.ndindex(4, 4, 4)))[np.random.default_rng(seed).permutation(64)[: 64 - num_items]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collisions, "CHUNK", chunk)
+        result = resolve_collisions(latents, codebooks, codes, reserved=reserved)
+    assert is_unique(np.concatenate([result.codes, reserved]))  # which are all SIDs there are
+    assert len(result.codes) == num_items
 
 
 def test_items_of_other_prefixes_keep_their_codes():
@@ -119,6 +203,41 @@ def test_reserved_suffixes_go_on():
 def test_many_items_are_quick():
     latents, codebooks, codes = example(30_000, (32, 32, 64), width=4)
     assert is_unique(resolve_collisions(latents, codebooks, codes).codes)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("method", ["assign", "sinkhorn"])
+def test_half_of_all_items_may_be_identical(method):
+    """Every over-full prefix used to be looked up among all items, and its surplus moved a few items at a time."""
+    latents, codebooks, codes = example(20_000, (32, 32, 64), width=4)
+    latents[::2], codes[::2] = latents[0], codes[0]
+    result = resolve_collisions(latents, codebooks, codes, method)
+    assert is_unique(result.codes)
+    assert result.num_spilled >= 10_000 - 64
+
+
+def test_latents_stay_where_they_are(tmp_path):
+    """They may be a memory map larger than the memory: only chunks of them are ever copied."""
+    latents, codebooks, codes = example(60_000, (32, 64, 64), width=4)
+    wide = np.lib.format.open_memmap(tmp_path / "latents.npy", "w+", np.float32, (len(latents), 256))
+    wide[:, :4] = latents
+    codebooks = [np.pad(codebook, ((0, 0), (0, 252))).astype(np.float32) for codebook in codebooks]
+    wide = np.load(tmp_path / "latents.npy", mmap_mode="r")
+    tracemalloc.start()
+    result = resolve_collisions(wide, codebooks, codes)
+    quantization_error(wide, codebooks, result.codes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert is_unique(result.codes)
+    assert result.num_moved > 10_000
+    assert peak < wide.nbytes
+
+
+def test_nothing_new_beside_reserved_sids():
+    latents, codebooks, codes = example(5, (4, 4, 4))
+    for method in ("assign", "sinkhorn", "suffix", "none"):
+        reserved = resolve_collisions(latents, codebooks, codes, method).codes
+        assert len(resolve_collisions(latents[:0], codebooks, codes[:0], method, reserved).codes) == 0
 
 
 def test_measures_of_known_codes():

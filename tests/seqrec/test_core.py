@@ -38,6 +38,7 @@ from tests.toy import (
     toy_copy,
     toy_index,
     toy_path,
+    user_texts,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +124,7 @@ def test_results_are_as_documented(tmp_path):
         ("qwen2", "item2index", 40),
         ("qwen2_vl", "mmitem2index", 40),
         ("llava_onevision", "mmseqrec", 48),
+        ("qwen2", "itemsearch", 96),
     ],
 )
 def test_other_tasks(tmp_path, family, task, size):
@@ -131,6 +133,38 @@ def test_other_tasks(tmp_path, family, task, size):
     assert results["num_samples"] == size
     assert results["test_prompt_ids"] == list(range(len(load_task(task).item_templates)))
     assert results["split"] == ("seen" if size == 40 else "test")  # every item trained
+
+
+def test_queries_are_asked_with_what_the_user_had_then(tmp_path):
+    """Each query of `test` is a question of its own; its history is that of user.json, and its target the item."""
+    config = config_for(tmp_path, test_task="itemsearch", filter_history=True, num_beams=NUM_ITEMS)
+    evaluate(config)
+    (part,) = predictions_of(config)
+    searches = user_texts()["user_vague_intention"]["test"]
+    assert list(part.users) == [user for user in searches for _ in range(2)]
+    for user, target, length, ranked in zip(part.users, part.targets, part.history_lengths, part.ranked, strict=True):
+        assert target == searches[user]["item"]
+        assert length == len(searches[user]["inters"])
+        assert not set(ranked.tolist()) & set(searches[user]["inters"])
+    first, second = part.scores[0], part.scores[1]
+    assert not np.allclose(first[:5], second[:5])  # the words of the query reach the model
+
+
+def test_wordings_are_in_the_language_of_training(tmp_path):
+    folder = write_checkpoint(tmp_path / "zh", "qwen2", toy_path(), prompt_lang="zh")
+    config = config_for(tmp_path, ckpt_model=folder)
+    task, _, catalogue = check(config)
+    assert task == load_task("seqrec", "zh")
+    asked = Recommender(config, catalogue, torch.device("cpu")).builder
+    assert asked.settings.prompt_lang == "zh"
+    assert json.loads(evaluate(config).read_text())["prompt_lang"] == "zh"
+    check(replace(config, prompt_lang="zh"))
+    with pytest.raises(ValueError, match=r"zh was trained on prompts in zh: leave out --prompt_lang"):
+        check(replace(config, prompt_lang="en"))
+    (folder / "run.json").unlink()  # of another system: only the flag can tell
+    assert check(config)[0] == load_task("seqrec")
+    assert check(replace(config, prompt_lang="zh"))[0] == task
+    assert training_settings(replace(config, prompt_lang="zh")).prompt_lang == "zh"
 
 
 def test_ranked_lists_do_not_depend_on_the_target(tmp_path):
@@ -187,9 +221,9 @@ def test_killed_run_goes_on_where_it_was(tmp_path, whole, monkeypatch):
     asked = []
     rank = Recommender.rank
 
-    def spy(self, template, histories, items):
+    def spy(self, template, histories, *others):
         asked.append(len(histories))
-        return rank(self, template, histories, items)
+        return rank(self, template, histories, *others)
 
     monkeypatch.setattr(Recommender, "rank", spy)
     evaluate(config)
@@ -216,7 +250,7 @@ def test_each_rank_asks_its_share(tmp_path, whole, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", rank)
         ask_some(config, lambda batches: batches)
-        for samples, ranked in Parts(config, toy_catalogue()).done(0):
+        for samples, ranked in Parts(config, check(config)[2]).done(0):
             np.testing.assert_array_equal(ranked.items, expected.ranked[samples])
             np.testing.assert_allclose(ranked.scores, expected.scores[samples], atol=1e-5)
             asked += samples.tolist()
@@ -358,7 +392,10 @@ def test_items_that_share_a_sid_take_its_rank_by_popularity(tmp_path):
 FAULTS = [
     ({"num_beams": 5}, "hit@10"),
     ({"metrics": ("hits@3",)}, "hits@3"),
-    ({"test_task": "index2item"}, "'index2item' is not ranked here: choose from seqrec, "),
+    ({"test_task": "index2item"}, r"'index2item' is not ranked here: .*python -m src\.text_generation\.evaluate"),
+    ({"test_task": "text_enrich"}, r"'text_enrich' is not ranked .*python -m src\.text_generation\.evaluate"),
+    ({"test_task": "mmitemenrich"}, r"'mmitemenrich' is not ranked .*python -m src\.text_generation\.evaluate"),
+    ({"test_task": "preferenceobtain"}, r"not ranked here: choose from seqrec, .*, itemsearch\. Its answers are texts"),
     ({"test_task": "seqrek"}, "'seqrek' is not ranked here"),
     ({"test_prompt_ids": "0,99"}, "--test_prompt_ids 0,99: seqrec asks for items in wordings 0 to"),
     ({"test_prompt_ids": "-1"}, "--test_prompt_ids -1"),
@@ -387,6 +424,20 @@ def test_faults_are_found_before_the_model(tmp_path, monkeypatch, changes, fault
     with pytest.raises((ValueError, FileNotFoundError), match=fault):
         evaluate(config_for(tmp_path, **changes))
     assert not list(tmp_path.iterdir())
+
+
+def test_item_search_needs_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.seqrec.recommender.load_finetuned", None)
+    data = toy_copy(tmp_path)
+    config = config_for(tmp_path, data_path=data, test_task="itemsearch")
+    path = data / NAME / f"{NAME}.user.json"
+    write_json(path, user_texts() | {"user_vague_intention": {"train": {}, "test": {}}})
+    with pytest.raises(ValueError, match=r"Toy has no test sample: user\.json has no query for it"):
+        evaluate(config)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"Toy\.user\.json does not exist.* data_process/get_llm_output\.py"):
+        evaluate(config)
+    check(replace(config, test_task="seqrec"))  # which does not need it
 
 
 def test_another_index_is_refused(tmp_path, monkeypatch):
@@ -441,6 +492,12 @@ def test_entries_have_the_same_defaults(monkeypatch):
         entry.main(["--dataset", "D", "--index_file", "i", "--ckpt_path", "c"])
     assert replace(seen[0], sample_num=0) == seen[1] == EvaluateConfig("D", "i", Path("c"))
     assert seen[0].sample_num == case.SHOWN_USERS
+
+
+def test_cases_show_the_query(capsys):
+    flags = ["--dataset", NAME, "--data_path", str(toy_path()), "--index_file", INDEX_FILE, "--device", "cpu"]
+    case.main([*flags, "--ckpt_model", str(checkpoint()), "--sample_num", "3", "--test_task", "itemsearch"])
+    assert capsys.readouterr().out.count("  asked   ") == 3
 
 
 def test_cases_are_shown(capsys):

@@ -1,0 +1,20 @@
+"""Fine-tune a vision-language model on recommendation tasks; SIDs are spelt with tokens that it already has.
+
+    torchrun --nproc_per_node=2 -m src.finetune.train_ddp_vl_nonewtoken --base_model models/tiny \\
+        --model_type qwen2_vl --output_dir output/demo --dataset Demo --index_file .index_simple.json --tasks seqrec,mmitem2index
+"""
+
+from src.common.cli import user_errors
+from src.finetune.config import build_parser, config_from
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser(__doc__).parse_args(argv)
+    from src.finetune.core import finetune  # reads data: after parsing, so that --help and a typo answer at once
+
+    with user_errors():
+        finetune(config_from(args, entry="train_ddp_vl_nonewtoken", vision=True, add_sid_tokens=False))
+
+
+if __name__ == "__main__":
+    main()
