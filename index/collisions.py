@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 SINKHORN_ROUNDS = 20  # as LC-Rec's generate_indices.py
 SINKHORN_EPSILON = 0.003  # LC-Rec's, where training used none on the last level
+SPILL_ROUNDS = 8  # after which few are left, and those are placed where there is room
 CHUNK = 4096  # rows whose distances to a codebook are held at a time: 8 MB for 256 codewords
 
 
@@ -161,37 +162,68 @@ def _spill(
 ) -> None:
     """Moves the surplus of prefixes with more than `capacity` SIDs below code `level` to siblings with room.
 
-    Those leave whose next best sibling adds the least error, and choose first. Their deeper codes are the nearest ones.
+    Those leave, and choose first, whose best sibling with room adds the least error. Where it fills up before their
+    turn, all think again; after SPILL_ROUNDS they take what is left. Their deeper codes are the nearest ones.
     """
     codebook = codebooks[level]
+    room, rows, families = _find_room(codes, sids, level, len(codebook), capacity)
+    places, moved = room.reshape(-1), []
+    for number in range(SPILL_ROUNDS):
+        own = families * len(codebook) + codes[rows, level]
+        is_overfull = places[own] < 0
+        rows, families, own = rows[is_overfull], families[is_overfull], own[is_overfull]
+        wanted, added = np.empty(len(rows), np.int64), np.empty(len(rows))
+        for chunk in _chunks(len(rows)):
+            costs = _costs(_residuals(latents, codebooks[:level], codes, rows[chunk]), codebook)
+            present = costs[np.arange(len(costs)), codes[rows[chunk], level]]
+            costs[room[families[chunk]] <= 0] = np.inf
+            wanted[chunk] = costs.argmin(1)
+            added[chunk] = costs.min(1) - present
+        order = np.lexsort((added, own))
+        leaving = order[_rank_in_group(own[order]) < -places[own[order]]]
+        leaving = leaving[np.argsort(added[leaving], kind="stable")]
+        if number < SPILL_ROUNDS - 1:
+            cells = families[leaving] * len(codebook) + wanted[leaving]
+            is_served = _rank_in_group(cells) < places[cells]
+            leaving = leaving[is_served]
+            np.subtract.at(places, cells[is_served], 1)
+            np.add.at(places, own[leaving], 1)
+            codes[rows[leaving], level] = wanted[leaving]
+        else:
+            for chunk in _chunks(len(leaving)):
+                moving = leaving[chunk]
+                costs = _costs(_residuals(latents, codebooks[:level], codes, rows[moving]), codebook)
+                codes[rows[moving], level] = _place(costs, families[moving], room)
+        moved.append(rows[leaving])
+
+    rows = np.concatenate(moved)
+    for chunk in _chunks(len(rows)):
+        residuals = _residuals(latents, codebooks[: level + 1], codes, rows[chunk])
+        for deeper in range(level + 1, len(codebooks)):
+            codes[rows[chunk], deeper] = _costs(residuals, codebooks[deeper]).argmin(1)
+            residuals -= codebooks[deeper][codes[rows[chunk], deeper]]
+
+
+def _find_room(
+    codes: np.ndarray, sids: _Sids, level: int, codebook_size: int, capacity: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where prefixes of `level + 1` codes hold more than `capacity` SIDs, and what room their siblings have.
+
+    Returns:
+        room: (P, K), SIDs left below each code of each parent that has an over-full child, negative where over-full.
+        rows: (m,) items of over-full prefixes.
+        families: (m,) their row of `room`.
+    """
     starts, sizes = sids.starts(level + 1), sids.sizes(level + 1)
     parent = np.searchsorted(sids.starts(level), starts, side="right") - 1
     is_overfull = sizes > capacity
     parents = np.unique(parent[is_overfull])
     siblings = np.isin(parent, parents)
-    room = np.full((len(parents), len(codebook)), capacity)  # below each code of each parent
+    room = np.full((len(parents), codebook_size), capacity)
     room[np.searchsorted(parents, parent[siblings]), sids.codes[level, starts[siblings]]] -= sizes[siblings]
-
     rows = sids.order[np.repeat(is_overfull, sizes)]
-    group = np.repeat(np.flatnonzero(is_overfull), sizes[is_overfull])
-    rows, group = rows[rows < len(codes)], group[rows < len(codes)]
-    family = np.searchsorted(parents, parent[group])  # row of `room`
-    added = np.empty(len(rows))
-    for chunk in _chunks(len(rows)):
-        costs = _costs(_residuals(latents, codebooks[:level], codes, rows[chunk]), codebook)
-        present = costs[np.arange(len(costs)), codes[rows[chunk], level]]
-        added[chunk] = np.where(room[family[chunk]] > 0, costs, np.inf).min(1) - present
-    order = np.lexsort((added, group))
-    leaving = order[_rank_in_group(group[order]) < sizes[group[order]] - capacity]
-    leaving = leaving[np.argsort(added[leaving], kind="stable")]
-
-    for chunk in _chunks(len(leaving)):
-        moving, families = rows[leaving[chunk]], family[leaving[chunk]]
-        residuals = _residuals(latents, codebooks[:level], codes, moving)
-        codes[moving, level] = _place(_costs(residuals, codebook), families, room)
-        for deeper in range(level + 1, len(codebooks)):
-            residuals -= codebooks[deeper - 1][codes[moving, deeper - 1]]
-            codes[moving, deeper] = _costs(residuals, codebooks[deeper]).argmin(1)
+    families = np.repeat(np.searchsorted(parents, parent[is_overfull]), sizes[is_overfull])
+    return room, rows[rows < len(codes)], families[rows < len(codes)]
 
 
 def _place(costs: np.ndarray, families: np.ndarray, room: np.ndarray) -> np.ndarray:

@@ -40,6 +40,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+RECURRENT = ("qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen4_exp")  # model types with linear attention in some layers
+
+
 def family_of(model_type: str, vision: bool | None, entry: str) -> Family:
     """The row of `--model_type`.
 
@@ -68,6 +71,11 @@ def family_of_config(model: str | Path, config_type: str | None, model_type: str
         ValueError: it is of another family than `model_type` says, or of none that GRec knows.
     """
     fitting = [name for name, family in FAMILIES.items() if config_type in family.config_types]
+    if config_type in RECURRENT:
+        raise ValueError(
+            f"the model at {model} is a {config_type}, whose linear attention carries a state from token to token: it"
+            f" takes no mask, by which samples share a row and beams share a prompt. Use a qwen3_vl or a qwen3"
+        )
     if not fitting:
         raise ValueError(f"the model at {model} is a {config_type}; GRec knows {', '.join(FAMILIES)}")
     if model_type is not None and model_type not in fitting:

@@ -48,6 +48,12 @@ def test_a_model_of_this_machine_must_be_of_its_family(tmp_path):
         check_base_model(tmp_path)
 
 
+def test_recurrent_models_are_refused_with_the_reason(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_5"}')
+    with pytest.raises(ValueError, match=r"is a qwen3_5, whose linear attention carries a state .* Use a qwen3_vl"):
+        check_base_model(tmp_path, "qwen3_vl")
+
+
 def test_checkpoint_must_be_what_the_flags_say(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no folder: give the --output_dir"):
         check_finetuned(tmp_path / "gone", None, False)

@@ -30,7 +30,7 @@ def embeddings(folder: Path) -> Path | None:
 
 
 def our_config(path: Path, folder: Path) -> TrainConfig:
-    """The plain loop's architecture; small batches, a cosine schedule, codebooks that start late, and a little spread."""
+    """The plain loop's architecture; small batches, cosine schedule, codebooks that start late, a little spread."""
     plain = PlainConfig()
     return TrainConfig(
         data_path=(path,),

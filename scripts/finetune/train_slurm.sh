@@ -21,4 +21,4 @@ fi
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export MASTER_ADDR
 # shellcheck disable=SC2016
-srun bash -c 'NODE_RANK="$SLURM_NODEID" exec bash scripts/finetune/train_nodes.sh "$@"' train_nodes.sh "$@"
+srun bash -c 'NODE_RANK="$SLURM_NODEID" exec bash scripts/finetune/train_nodes.sh "$@"' bash "$@"

@@ -123,6 +123,7 @@ def make_arguments(config: FinetuneConfig, device: "torch.device") -> "TrainingA
     from src.models import quiet_libraries
 
     quiet_libraries()
+    os.environ.setdefault("WANDB_PROJECT", "grec")
     strategy = config.save_and_eval_strategy
     vision_trains = config.vision and not config.use_lora and config.freeze not in ("visual", "all")
     arguments = TrainingArguments(

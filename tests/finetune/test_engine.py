@@ -302,7 +302,7 @@ def test_zero_2_trains_what_one_rank_does(tmp_path, whole):
 @pytest.mark.slow
 def test_fsdp_trains_what_one_rank_does(tmp_path):
     """On CPUs, where only this test lets it run."""
-    config = config_for(tmp_path / "two", "qwen2_vl", **MIXED)
+    config = config_for(tmp_path / "two", "qwen2_vl", **{**MIXED, "tasks": ("mmseqrec", "mmitem2index")})
     one = finetune(replace(config, output_dir=tmp_path / "one", per_device_batch_size=4))
     two = run_on_two_ranks(replace(config, fsdp="config/fsdp2.json"), tmp_path, FSDP_ON_CPU)
     assert (two / "checkpoint-4" / "pytorch_model_fsdp.bin").is_file()

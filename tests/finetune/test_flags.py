@@ -1,16 +1,20 @@
 """Every flag has its effect: two short runs that differ in it alone end differently."""
 
 import json
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-import torch.utils.checkpoint
 from torch.utils.data import dataloader
+from transformers import modeling_utils
 
-from src.finetune.config import build_parser, config_from
+from src.finetune.config import FinetuneConfig, build_parser, config_from
 from src.finetune.core import finetune
+from src.finetune.engine import make_arguments
 from tests.finetune.test_core import log_of, weights_of
 from tests.toy import INDEX_FILE, NAME, scratch, tiny_model, toy_path
 
@@ -72,7 +76,7 @@ EFFECTS = {
     "his_sep": ("|", "", weights),
     "add_prefix": ("True", "", weights),
     "max_his_images": ("1", PICTURES, weights),
-    "model_max_length": ("40", "", weights),
+    "model_max_length": ("60", "", weights),
     "only_train_response": ("False", "", weights),
     "share_prefix": ("True", ALL_SAMPLES, samples),
     "sid_init": ("random", "", weights),
@@ -126,7 +130,7 @@ ELSEWHERE = {
 }
 
 
-def run(flags: str, folder: Path) -> Path:
+def parsed(flags: str, folder: Path) -> FinetuneConfig:
     """A run of three steps with `flags`; they come last, and so win."""
     given = flags.split()
     family = given[given.index("--model_type") + 1] if "--model_type" in given else "qwen2"
@@ -139,7 +143,11 @@ def run(flags: str, folder: Path) -> Path:
     line = [*needed.split(), "--index_file", INDEX_FILE, "--output_dir", str(folder), *short.split(), *given]
     vision = family == "qwen2_vl"
     entry = "train_ddp_vl" if vision else "train_ddp"
-    return finetune(config_from(build_parser("").parse_args(line), entry=entry, vision=vision))
+    return config_from(build_parser("").parse_args(line), entry=entry, vision=vision)
+
+
+def run(flags: str, folder: Path) -> Path:
+    return finetune(parsed(flags, folder))
 
 
 @cache
@@ -163,14 +171,14 @@ def test_effect(tmp_path, flag):
 
 def test_runs_without_a_difference_end_alike(tmp_path):
     """Else the test above would show nothing."""
-    for both in ("", LORA, PICTURES):
-        assert weights(run(both, tmp_path / str(len(both)))) == weights(base_run(both))
+    for number, both in enumerate(("", LORA, PICTURES)):
+        assert weights(run(both, tmp_path / str(number))) == weights(base_run(both))
 
 
 def test_gradient_checkpointing_computes_layers_again(tmp_path, monkeypatch):
     calls = []
-    real = torch.utils.checkpoint.checkpoint
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: calls.append(k) or real(*a, **k))
+    real = modeling_utils.checkpoint
+    monkeypatch.setattr(modeling_utils, "checkpoint", lambda *a, **k: calls.append(k) or real(*a, **k))
     again = run("--use_gradient_checkpointing --lr_scheduler_type constant", tmp_path / "again")
     assert len(calls) == 3 * 2  # steps, layers
     assert weights(again) == weights(base_run("--lr_scheduler_type constant"))
@@ -193,22 +201,31 @@ def test_pictures_lie_where_image_path_says(tmp_path):
         run(f"{PICTURES} --image_path elsewhere", tmp_path)
 
 
+# ---- reports ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("flags", "name"), [("", f"{NAME}-out"), ("--run_name mine", "mine")])
-def test_wandb_gets_the_curves_of_each_task(tmp_path, monkeypatch, flags, name):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    run(f"--report_to wandb {VALIDATE} {flags}", tmp_path / "out")
-    import wandb
+def test_reports_have_a_name(tmp_path, flags, name):
+    arguments = make_arguments(parsed(f"--report_to wandb {flags}", tmp_path / "out"), torch.device("cpu"))
+    assert (arguments.report_to, arguments.run_name) == (["wandb"], name)
 
-    wandb.finish()
-    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    written = file.read_bytes()
-    for curve in ("train/loss", "eval/loss", "eval/loss_seqrec", "eval/loss_item2index", name):
+
+@pytest.mark.slow
+@pytest.mark.parametrize("report", ["wandb", "tensorboard"])
+def test_reports_get_the_curves_of_each_task(tmp_path, report):
+    """In a process of its own, as wandb takes its folder once."""
+    pytest.importorskip(report)
+    code = (
+        f"from tests.finetune.test_flags import *\nrun({f'--report_to {report} {VALIDATE}'!r}, Path({str(tmp_path)!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    pattern = "wandb/offline-run-*/*.wandb" if report == "wandb" else "**/events.out.tfevents.*"
+    written = b"".join(file.read_bytes() for file in tmp_path.glob(pattern))
+    for curve in ("train/loss", "eval/loss", "eval/loss_seqrec", "eval/loss_item2index"):
         assert curve.encode() in written
-
-
-def test_tensorboard_gets_the_curves_of_each_task(tmp_path):
-    pytest.importorskip("tensorboard")
-    folder = run(f"--report_to tensorboard {VALIDATE}", tmp_path / "out")
-    written = b"".join(file.read_bytes() for file in folder.rglob("events.out.tfevents.*"))
-    assert b"eval/loss_seqrec" in written

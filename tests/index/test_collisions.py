@@ -96,7 +96,7 @@ def test_spilled_items_take_the_nearest_deeper_codes():
     assert result.codes[4].tolist() == [1, 0]  # 10 - 8
 
 
-def test_the_last_place_of_a_sibling_goes_to_the_item_that_needs_it_most():
+def test_the_last_place_of_a_sibling_goes_to_the_item_it_suits_best():
     codebooks = [np.array([[0.0], [20.0], [10.5], [100.0]]), np.array([[0.0]])]  # one item for each code
     latents = np.array([[-1.0], [2.0], [21.0], [15.3]])
     codes = quantize(latents, codebooks)
