@@ -311,7 +311,8 @@ def test_fsdp_trains_what_one_rank_does(tmp_path):
         for folder in (two, one)
     )
     assert ours == pytest.approx(theirs, rel=1e-4)
-    assert_equal_weights(two, one, rtol=0, atol=1e-4)
+    for name, tensor in weights_of(one).items():
+        torch.testing.assert_close(weights_of(two)[name], tensor, rtol=0, atol=1e-4)
     again = replace(config, output_dir=tmp_path / "again", resume_from_checkpoint=str(two / "checkpoint-2"))
     again = run_on_two_ranks(replace(again, fsdp="config/fsdp2.json"), tmp_path, FSDP_ON_CPU)
     assert_equal_weights(again, two, rtol=0, atol=1e-6)
