@@ -57,9 +57,13 @@ class Block(NamedTuple):
 
 def runs(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """`sizes[0]` numbers from `begins[0]` on, `sizes[1]` numbers from `begins[1]` on, ..."""
-    numbers = np.repeat(begins - sizes.cumsum() + sizes, sizes)
-    numbers += np.arange(len(numbers))
-    return numbers
+    if not sizes.all():
+        begins, sizes = begins[sizes > 0], sizes[sizes > 0]
+    ends = sizes.cumsum()
+    numbers = np.ones(int(sizes.sum()), np.int64)  # the step to each number, in the one large array that this takes
+    numbers[:1] = begins[:1]
+    numbers[ends[:-1]] += begins[1:] - begins[:-1] - sizes[:-1]
+    return numbers.cumsum(out=numbers)
 
 
 def starts(sizes: np.ndarray) -> np.ndarray:

@@ -69,3 +69,44 @@ def test_the_documented_command_trains(tmp_path):
     written = run.read_bytes()
     for name in ("eval/loss_item2index", "eval/loss_seqrec", "eval/loss_fusionseqrec", "train/loss", f"{NAME}-mine"):
         assert name.encode() in written
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_model(tmp_path):
+    """The launcher of either, both on this machine."""
+    output = tmp_path / "output"
+    settings = {
+        **os.environ,
+        "BASE_MODEL": str(tiny_model("qwen2_vl")),
+        "MODEL_TYPE": "qwen2_vl",
+        "OUTPUT_DIR": str(output),
+        "DATASET": NAME,
+        "DATA_PATH": str(toy_copy(tmp_path)),
+        "MODEL_NAME": "simple",
+        "TASKS": "seqrec",
+        "NNODES": "2",
+        "MASTER_PORT": "29641",
+        "FOREGROUND": "1",
+        "GREC_PYTHON": sys.executable,
+        "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    flags = ["--max_steps", "2", "--save_and_eval_strategy", "no", "--num_workers", "0"]
+    nodes = [
+        subprocess.Popen(
+            ["bash", "scripts/finetune/train_nodes.sh", *flags],
+            cwd=ROOT,
+            env={**settings, "NODE_RANK": str(rank), "LOG_FILE": str(tmp_path / f"{rank}.log")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (1, 0)
+    ]
+    for node in nodes:
+        said, _ = node.communicate(timeout=250)
+        assert node.returncode == 0, said[-3000:]
+    record = json.loads((output / "run.json").read_text())
+    assert (record["world_size"], record["global_batch_size"], record["steps"]) == (2, 16, 2)
+    assert load_finetuned(output, None, False, torch.float32).processor is not None
