@@ -73,6 +73,8 @@ def starts(sizes: np.ndarray) -> np.ndarray:
 
 def _members(sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Where the members of groups stand, which lie end to end, if the groups are taken in another order."""
+    if len(sizes) and (sizes == sizes[0]).all():
+        return np.add.outer(order * sizes[0], np.arange(sizes[0])).reshape(-1)
     return runs(starts(sizes)[order], sizes[order])
 
 
@@ -170,9 +172,13 @@ class NextItemBlocks:
         users, first, last = spans.T
         begin = np.maximum(last - self.window, 0) if self.window else np.zeros_like(last)
         num_items, num_targets = last - begin, last - first + 1  # of the history, and after it
-        shared = num_targets > 1
-        owner = np.arange(len(users)).repeat(num_targets)  # sample of each target
-        number = np.arange(len(owner)) - starts(num_targets)[owner]  # of a target in its sample
+        shared, total = num_targets > 1, int(num_targets.sum())
+        if shared.any():
+            owner = np.arange(len(users)).repeat(num_targets)  # sample of each target
+            number = np.arange(total) - starts(num_targets)[owner]  # of a target in its sample
+            first_pair, target_pair = starts(num_targets + 1), np.arange(total) + owner + 1
+        else:  # the same, for less
+            owner, number, first_pair, target_pair = slice(None), 0, slice(0, None, 2), slice(1, None, 2)
         tokens_at = self.sequences_begin + self.offsets[users] * self.width  # where a user's sequence begins
 
         # Each sample is cut in pairs: head and history, and for each target the tail and its SID.
@@ -180,9 +186,7 @@ class NextItemBlocks:
         head_sizes, tail_sizes = self.head_sizes[wordings], self.tail_sizes[wordings]
         history_sizes = num_items * self.width - separator
         target_begins = (tokens_at + first * self.width)[owner] + number * self.width
-        pairs = np.empty((2, len(users) + len(owner), 2), np.int64)  # begins, sizes
-        first_pair = starts(num_targets + 1)
-        target_pair = np.arange(len(owner)) + owner + 1
+        pairs = np.empty((2, len(users) + total, 2), np.int64)  # begins, sizes
         pairs[0, first_pair, 0], pairs[0, first_pair, 1] = self.head_begins[wordings], tokens_at + begin * self.width
         pairs[1, first_pair, 0], pairs[1, first_pair, 1] = head_sizes, history_sizes
         pairs[0, target_pair, 0], pairs[0, target_pair, 1] = self.tail_begins[wordings][owner], target_begins
@@ -192,7 +196,7 @@ class NextItemBlocks:
         trunk_sizes, branch_sizes = head_sizes + history_sizes, tail_sizes + self.num_levels
         sizes = trunk_sizes + num_targets * branch_sizes
         predict = (trunk_sizes + tail_sizes - 1)[owner] + number * branch_sizes[owner]
-        targets = np.full((len(owner), self.num_levels + 1), self.end_token)
+        targets = np.full((total, self.num_levels + 1), self.end_token)
         targets[:, :-1] = self.source[target_begins[:, None] + np.arange(self.num_levels)]
 
         num_pieces, piece_sizes, visible = np.ones_like(sizes), sizes, np.zeros_like(sizes)

@@ -11,6 +11,7 @@ from src.blocks import Block, block_of, runs, starts
 from src.prompt import Sample
 
 WELL_FILLED = 0.985  # share of tokens in rows that were dealt out, above which no better packing is sought
+ROUNDS = 6  # of dealing in which the longest sample goes to the emptiest row; the rest evens out by itself
 
 
 class TrainingCollator:
@@ -141,11 +142,11 @@ def _deal(sizes: np.ndarray, num_rows: int) -> np.ndarray:
     rounds = rounds[np.argsort(sizes[rounds[:, 0]] - sizes[rounds[:, -1]], kind="stable")]  # most unlike first
     rows, loads = np.empty(len(sizes), np.int64), np.zeros(num_rows, np.int64)
     rows[order[:rest]], loads[:rest] = np.arange(rest), sizes[order[:rest]]
-    for samples in rounds[:10]:  # the longest to the emptiest row
+    for samples in rounds[:ROUNDS]:  # the longest to the emptiest row
         fullest_first = np.argsort(-loads, kind="stable")
         rows[samples] = fullest_first
         loads[fullest_first] += sizes[samples]
-    others = rounds[10:].copy()
+    others = rounds[ROUNDS:].copy()
     others[1::2] = others[1::2, ::-1]  # forth and back
     rows[others] = np.argsort(-loads, kind="stable")
     return rows

@@ -101,8 +101,14 @@ class TaskDataset(Dataset):
         """
         numbers = random_numbers(f"{self.seed}/{self.epoch}/{self.task.name}", examples)
         count = len(self.templates)
-        steps = np.array([step for step in range(1, count + 1) if gcd(step, count) == 1])  # each visits every template
-        return (numbers % count + steps[numbers // count % len(steps)] * draws) % count
+        numbers, first = np.divmod(numbers, count)
+        return (first + self._steps[numbers % len(self._steps)] * draws) % count
+
+    @cached_property
+    def _steps(self) -> np.ndarray:
+        """Steps that visit every template before any twice."""
+        count = len(self.templates)
+        return np.array([step for step in range(1, count + 1) if gcd(step, count) == 1])
 
     def __getitem__(self, index: int) -> Sample:
         example, draw = divmod(index, self.prompts_per_example)

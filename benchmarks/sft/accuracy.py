@@ -21,7 +21,7 @@ LOWEST = -0.005  # the interval of the difference in hit@10 must lie above
 
 @dataclass(frozen=True)
 class Settings:
-    """Chosen on the validation split (docs/lab.md)."""
+    """Those of the quickstart, which were chosen on validation data (docs/lab.md)."""
 
     seeds: tuple[int, ...] = (1, 2, 3)
     epochs: int = 6
