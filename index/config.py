@@ -33,6 +33,7 @@ class RQVAEConfig:
     spread_weight: float = 0.0  # of the loss that pushes items that share a SID apart
     cf_weight: float = 0.0  # of the loss that pulls latents towards collaborative embeddings
     diversity_weight: float = 0.0  # of the loss that asks for even use of the codewords
+    neighbour_weight: float = 0.0  # of the loss that keeps near items near
     sk_epsilons: tuple[float, ...] = (0.0,)  # one a level, or one for the last level; 0 takes the nearest codeword
     sk_iters: int = 50
     normalize: str = "none"
@@ -41,7 +42,8 @@ class RQVAEConfig:
         for name in ("codebook_sizes", "layers", "sk_epsilons"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # argparse and JSON give lists
         check_at_least(self, 1, "e_dim", "sk_iters")
-        check_at_least(self, 0, "quant_loss_weight", "beta", "spread_weight", "cf_weight", "diversity_weight")
+        check_at_least(self, 0, "quant_loss_weight", "beta")
+        check_at_least(self, 0, "spread_weight", "cf_weight", "diversity_weight", "neighbour_weight")
         check_choice("--quantizer", self.quantizer, QUANTIZERS)
         check_choice("--fusion", self.fusion, FUSIONS)
         check_choice("--loss_type", self.loss_type, LOSSES)
@@ -73,6 +75,7 @@ class RQVAEConfig:
             "cf_weight": self.cf_weight > 0,
             "diversity_weight": self.diversity_weight > 0,
             "spread_weight": self.spread_weight > 0,
+            "neighbour_weight": self.neighbour_weight > 0,
         }
         for name, is_asked in needs_training.items():
             if is_asked and self.quantizer not in TRAINED:

@@ -110,6 +110,12 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         default=TrainConfig.diversity_weight,
         help="asks for even use of the codewords; 0 is off, try 0.1",
     )
+    add(
+        "--neighbour_weight",
+        type=float,
+        default=TrainConfig.neighbour_weight,
+        help="keeps items near each other whose embeddings are, by cosine; 0 is off, try 3 with --normalize l2",
+    )
 
     codebooks = parser.add_argument_group("codebooks")
     add = codebooks.add_argument

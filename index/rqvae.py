@@ -32,9 +32,10 @@ from index.quantizer import Quantized, ResidualVectorQuantizer
 __all__ = ["LOSS_NAMES", "RQVAE", "Losses", "Normalizer", "RQVAEConfig"]
 
 RECONSTRUCTION_LOSSES = {"mse": functional.mse_loss, "l1": functional.l1_loss}
-SPREAD_ROWS = 2048  # of a batch, among which each row looks for items that share its SID
+OTHER_ROWS = 2048  # of a batch, among which each row looks for items that share its SID, or that are near
 SPREAD_FLOOR = 1e-4  # squared distance, in units of the batch's variance, below which items count as equal
 TEMPERATURE = 0.1  # of the cosines between latents and collaborative embeddings
+NEIGHBOUR_SCALE = 0.05  # of distances, the mean one being 1: what is farther than some of these hardly counts
 
 
 class Losses(NamedTuple):
@@ -46,6 +47,7 @@ class Losses(NamedTuple):
     spread: Tensor  # (), see `crowding`
     alignment: Tensor  # (), see `misalignment`
     diversity: Tensor  # (), see `unevenness` in index/quantizer.py
+    neighbours: Tensor  # (), see `misplacement`
     codes: Tensor  # (B, L) int64
 
 
@@ -65,10 +67,10 @@ def crowding(latents: Tensor, codes: Tensor) -> Tensor:
     Reference: after KoLeo (Sablayrolles et al., 2019, https://arxiv.org/abs/1806.03198), for colliding items only.
     """
     fixed = latents.detach()
-    others = fixed[:SPREAD_ROWS]
+    others = fixed[:OTHER_ROWS]
     distances = squared_distances(fixed, others).fill_diagonal_(torch.inf)
     for level in range(codes.shape[1]):
-        distances.masked_fill_(codes[:, level, None] != codes[:SPREAD_ROWS, level], torch.inf)
+        distances.masked_fill_(codes[:, level, None] != codes[:OTHER_ROWS, level], torch.inf)
     closest, neighbours = distances.min(1)
     variance = fixed.var(0, correction=0).sum().clamp_min(torch.finfo(fixed.dtype).tiny)
     relative = (latents - latents[neighbours]).square().sum(1) / variance
@@ -87,6 +89,26 @@ def misalignment(latents: Tensor, companions: Tensor) -> Tensor:
     logits = (functional.normalize(latents) @ targets.t() / TEMPERATURE).masked_fill(~known, -torch.inf)
     own = logits.diagonal() - torch.logsumexp(logits, 1)
     return -torch.where(known, own, 0.0).sum() / known.sum().clamp_min(1)
+
+
+def misplacement(latents: Tensor, inputs: Tensor) -> Tensor:
+    """(), how far items have other neighbours among the (B, D) latents than among their (B, in_dim) inputs, by cosine.
+
+    Each item spreads a probability of 1 over the others, more to the near ones, on either side; the loss is the
+    Kullback-Leibler divergence. Distances count in units of their mean, so that the size of the latents is free.
+
+    Reference: stochastic neighbour embedding (Hinton and Roweis, 2002), with one scale for all items.
+    """
+
+    def log_shares(rows: Tensor) -> Tensor:
+        distances = squared_distances(rows, rows[:OTHER_ROWS])
+        scale = NEIGHBOUR_SCALE * distances.mean().clamp_min(torch.finfo(rows.dtype).tiny)
+        own = torch.eye(*distances.shape, dtype=torch.bool, device=rows.device)
+        return (-distances / scale).masked_fill(own, -torch.inf).log_softmax(1)
+
+    wanted, found = log_shares(functional.normalize(inputs)), log_shares(latents)
+    terms = torch.where(wanted.isfinite(), wanted.exp() * (wanted - found), 0.0)
+    return terms.sum(1).mean()
 
 
 class Perceptron(nn.Module):
@@ -240,17 +262,21 @@ class RQVAE(nn.Module):
         quantized = self.rq(latents) if self.quantizes else not_quantized(latents, len(config.codebook_sizes))
         reconstruction = RECONSTRUCTION_LOSSES[config.loss_type](self.decoder(quantized.latents), inputs)
         total = reconstruction + config.quant_loss_weight * quantized.loss
-        spread = alignment = reconstruction.new_zeros(())
+        spread = alignment = neighbours = reconstruction.new_zeros(())
         if self.training and self.quantizes and config.spread_weight > 0:
             # In units of the reconstruction, so that one weight suits embeddings of any scale.
             spread = crowding(latents, quantized.codes)
             total = total + config.spread_weight * reconstruction.detach() * spread
+        if self.training and config.neighbour_weight > 0:
+            neighbours = misplacement(latents, inputs)
+            total = total + config.neighbour_weight * reconstruction.detach() * neighbours
         if companions is not None:
             alignment = misalignment(quantized.latents, companions)
             total = total + config.cf_weight * alignment
         if config.diversity_weight > 0:
             total = total + config.diversity_weight * quantized.unevenness
-        return Losses(total, reconstruction, quantized.loss, spread, alignment, quantized.unevenness, quantized.codes)
+        terms = (reconstruction, quantized.loss, spread, alignment, quantized.unevenness, neighbours)
+        return Losses(total, *terms, quantized.codes)
 
     def _latents(self, inputs: Tensor) -> Tensor:
         latents = self.encoder(self.gate(inputs))

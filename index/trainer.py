@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from index.checkpoints import (
     resolve_checkpoint,
     save_checkpoint,
 )
+from index.clustering import nearest_codes
 from index.config import TRAINED, TrainConfig, flag_of
 from index.embeddings import EmbeddingDataset
 from index.fitted import fit
@@ -38,6 +40,7 @@ __all__ = ["TrainConfig", "train"]
 MAX_GRADIENT_NORM = 1.0  # LC-Rec's
 EVALUATION_ROWS = 8192
 ROWS_PER_CODEWORD = 256  # of the k-means sample, as in faiss
+ITEMS_A_PIVOT, MOST_PIVOTS = 16, 256  # near items in one batch, at no more than the cost of a k-means iteration
 MIN_STEPS_UNUSED = 20  # a codeword that no row took for so long is dead
 LOSS_TOLERANCE = 1.1  # the best by collisions or use must be trained: a loss at most this far above the lowest
 SECONDS_BETWEEN_READINGS = 2.0  # losses stay on the device in between
@@ -271,12 +274,30 @@ class Trainer:
             self.steps_since_revival = 0
 
     def shuffled(self) -> Tensor:
-        """(N,) int64, the order of an epoch. For the spread, items that shared their SID when last seen stay together:
-        a batch must hold both to push them apart."""
-        if self.seen is None:
+        """(N,) int64, the order of an epoch: at random, where no loss needs certain items in one batch.
+
+        Those of the neighbours are around the same one of some random items. Those of the spread shared their SID when
+        they were last seen.
+        """
+        if self.config.neighbour_weight > 0:
+            groups = self.around_random_items()
+        elif self.seen is not None:
+            groups = torch.unique(self.seen, return_inverse=True)[1]
+        else:
             return torch.randperm(len(self.dataset), device=self.device)
-        groups = torch.unique(self.seen, return_inverse=True)[1]
         return torch.rand(len(groups), device=self.device)[groups].argsort()
+
+    @torch.no_grad()
+    def around_random_items(self) -> Tensor:
+        """(N,) int64: which of some random items each item is nearest to, by cosine."""
+        number = min(MOST_PIVOTS, math.ceil(len(self.dataset) / ITEMS_A_PIVOT))
+        pivots = self.dataset.batch(torch.randperm(len(self.dataset), device=self.device)[:number])
+        pivots = functional.normalize(self.model.normalizer(pivots))
+        parts = [
+            nearest_codes(functional.normalize(self.model.normalizer(rows)), pivots)
+            for rows in self.dataset.in_order(EVALUATION_ROWS)
+        ]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def revive_dead_codewords(self) -> None:
@@ -326,6 +347,7 @@ class Trainer:
             for (epoch, rate, _), losses in zip(self.unread, values.tolist(), strict=True)
         ]
         off = {"spread": "spread_weight", "alignment": "cf_weight", "diversity": "diversity_weight"}
+        off |= {"neighbours": "neighbour_weight"}
         for row in rows:
             row["loss"] = row.pop("total")
             for name, weight in off.items():

@@ -14,11 +14,12 @@ from index.embeddings import EmbeddingDataset
 from index.encoding import encode_all
 from index.fitted import opq_rotation
 from index.generate_indices import generate
-from index.metrics import measure
+from index.metrics import all_prefix_groups, measure
+from index.neighbours import neighbour_measures
 from index.quantizer import unevenness
 from index.rows import read_rows
-from index.rqvae import RQVAE, Gate, Normalizer, grid_codebooks, misalignment
-from index.trainer import train
+from index.rqvae import RQVAE, Gate, Normalizer, grid_codebooks, misalignment, misplacement
+from index.trainer import Trainer, train
 from src.common.artifacts import load_sid_index, save_embeddings
 from tests.index.conftest import clustered
 
@@ -220,10 +221,46 @@ def test_diversity_evens_the_use_of_codewords(config):
     assert even > plain
 
 
+def test_misplacement_of_known_cases():
+    """Nothing is lost where distances are kept, but for their unit; copies of an item are no trouble."""
+    inputs = torch.nn.functional.normalize(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
+    inputs[5] = inputs[4]
+    assert misplacement(7 * inputs, 3 * inputs) == pytest.approx(0, abs=1e-4)
+    latents = inputs.roll(2, 0).clone().requires_grad_()
+    loss = misplacement(latents, inputs)
+    assert loss > 0.5
+    loss.backward()
+    assert torch.isfinite(latents.grad).all()
+    assert torch.isfinite(misplacement(inputs[:1], inputs[:1]))  # a batch of one has no neighbours
+
+
+def test_near_items_share_a_batch(config):
+    plain, near = (Trainer(replace(config, neighbour_weight=weight), CPU) for weight in (0.0, 1.0))
+    rows = torch.nn.functional.normalize(near.dataset.rows)
+
+    def nearness(trainer):
+        order = trainer.shuffled()
+        assert sorted(order.tolist()) == list(range(len(rows)))
+        return float((rows[order[1:]] * rows[order[:-1]]).sum(1).mean())
+
+    assert nearness(near) > nearness(plain) + 0.2
+
+
+def test_neighbours_are_kept(config):
+    """Items that are near by cosine share the first code more often than without."""
+    shares = []
+    for weight in (0.0, 10.0):
+        shaped = replace(config, neighbour_weight=weight, normalize="l2", epochs=150, eval_step=150)
+        codes = result(shaped)[2].codes
+        shares.append(neighbour_measures(all_prefix_groups(codes), clustered())["neighbour_recall"])
+    assert shares[1] > shares[0]
+
+
 def test_losses_in_use_are_logged(config, tmp_path):
     save_embeddings(tmp_path / "cf.npy", clustered(width=3), range(120))
     shaped = replace(config, cf_path=tmp_path / "cf.npy", cf_weight=0.1, diversity_weight=0.1, spread_weight=1.0)
-    names = {"spread", "alignment", "diversity"}
+    shaped = replace(shaped, neighbour_weight=0.1)
+    names = {"spread", "alignment", "diversity", "neighbours"}
     rows = [read_rows(train(each) / "metrics.jsonl")[0] for each in (config, shaped)]
     assert [names & row.keys() for row in rows] == [set(), names]
 

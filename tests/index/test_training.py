@@ -63,6 +63,7 @@ CHANGES = {
     "beta": 2.0,
     "spread_weight": 1.0,
     "diversity_weight": 1.0,
+    "neighbour_weight": 1.0,
     "quantizer": "fsq",
     "sk_epsilons": (0.05,),
     "normalize": "standardize",
