@@ -7,13 +7,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import GenerationConfig
+from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
+from benchmarks.rivals import plain_search
+from benchmarks.rivals.plain_search import DictionaryTrie
 from src.collate import PromptCollator
-from src.decoding import Beams, Trie, beam_search
+from src.decoding import Beams, beam_search, best_of, score_all
 from src.models import Loaded
 from src.prompt import Sample
 from src.tasks.task import load_task
+from src.trie import Trie
 from tests.toy import ALL_FAMILIES, NUM_ITEMS, VISION_FAMILIES, fresh_model, shared_model, toy_builder
 
 HISTORIES = [(1, 4, 13, 3, 10), (2,), (5, 16, 9, 28, 30, 31, 32, 33), (3, 11)]
@@ -128,7 +131,7 @@ def all_scores(loaded: Loaded, sample: Sample, sids: np.ndarray) -> np.ndarray:
 def test_as_many_beams_as_items_rank_them_all(family):
     loaded = shared_model(family)
     samples, sids = questions(family, loaded, False), toy_builder(loaded).sids
-    leaf_of = Trie(sids).nodes[-1]
+    leaf_of = Trie(sids).leaf_of
     for beams in (NUM_ITEMS, 10**12):
         found = search(loaded, samples, sids, beams)
         for row, sample in enumerate(samples):
@@ -150,6 +153,86 @@ def test_without_end_of_turn_the_sid_alone_is_scored():
     np.testing.assert_allclose(found.scores[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("part", [1, 7, 10**6])
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_vl"])
+def test_all_items_scored_at_once(family, part, monkeypatch):
+    """Whatever the size of the parts, with pictures or without: scores are those of each item by a pass of its own."""
+    loaded = shared_model(family)
+    monkeypatch.setattr("src.decoding.LOGITS_AT_ONCE", part * 4 * len(loaded.tokenizer))
+    samples, sids = questions(family, loaded, False), toy_builder(loaded).sids
+    sids = np.concatenate([sids, sids[:2]])  # two items share their SIDs with others
+    found = scored(loaded, samples, sids)
+    leaves = np.unique(sids, axis=0)
+    for row, sample in enumerate(samples):
+        np.testing.assert_allclose(found[row], all_scores(loaded, sample, leaves), atol=1e-4)
+    for more in ({"end": False}, {"renormalize": True}):
+        best = best_of(scored(loaded, samples, sids, **more), 5)
+        beams = search(loaded, samples, sids, len(leaves), **more)
+        assert torch.equal(best.leaves, beams.leaves[:, :5])
+        assert torch.allclose(best.scores, beams.scores[:, :5], atol=1e-5)
+
+
+def scored(loaded, samples, sids, end=True, **options):
+    collate = PromptCollator(loaded.tokenizer.pad_token_id, loaded.family.mrope)
+    end_token = toy_builder(loaded).end_token if end else None
+    return score_all(loaded.model, collate(samples), Trie(sids), end_token, **options)
+
+
+def test_all_items_but_those_left_out():
+    loaded = shared_model("qwen2")
+    samples, sids = questions("qwen2", loaded, False), toy_builder(loaded).sids
+    left_out = [np.array([3, 4]), np.array([], int), np.arange(NUM_ITEMS), np.arange(1, NUM_ITEMS)]
+    for renormalize in (False, True):
+        best = best_of(scored(loaded, samples, sids, left_out=left_out, renormalize=renormalize), NUM_ITEMS)
+        beams = search(loaded, samples, sids, NUM_ITEMS, left_out=left_out, renormalize=renormalize)
+        assert torch.equal(best.leaves, beams.leaves)
+        assert torch.allclose(best.scores, beams.scores, atol=1e-5)
+
+
+def test_pruning_is_what_beams_lose():
+    """A narrow beam may miss items that the exact list has, and never ranks any item higher."""
+    loaded = shared_model("qwen2")
+    samples, sids = questions("qwen2", loaded, False), toy_builder(loaded).sids
+    exact, narrow = scored(loaded, samples, sids), search(loaded, samples, sids, 2)
+    assert torch.allclose(exact.gather(1, narrow.leaves), narrow.scores, atol=1e-5)
+    assert (exact.amax(1) >= narrow.scores[:, 0] - 1e-6).all()
+
+
+# ---- encoder-decoders ------------------------------------------------------------------------------------------------
+@cache
+def t5():
+    config = T5Config(
+        vocab_size=400, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0,
+        relative_attention_num_buckets=8, relative_attention_max_distance=6, decoder_start_token_id=0, pad_token_id=0,
+        eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    model = T5ForConditionalGeneration(config).eval()
+    for parameter in model.parameters():  # its own start makes all scores alike
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def t5_inputs(lengths=(9, 2, 5)):
+    ids = torch.randint(2, 300, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("num_levels", [1, 3, 6])
+def test_encoder_decoders_too(num_levels):
+    """Beams side by side would count as later positions of T5's relative attention."""
+    rng = np.random.default_rng(num_levels)
+    sids = np.unique(300 + rng.integers(0, [60, 3, 9, 2, 3, 4][:num_levels], (60, num_levels)), axis=0)
+    inputs = t5_inputs()
+    found = beam_search(t5(), inputs, Trie(sids), 6, 1)
+    theirs = plain_search.generate(t5(), inputs, DictionaryTrie(sids.tolist(), 1), num_levels, 6, 1)
+    np.testing.assert_array_equal(sids[found.leaves], theirs.sids)
+    np.testing.assert_allclose(found.scores, theirs.scores, atol=1e-4)
+    exact = score_all(t5(), inputs, Trie(sids), 1)
+    np.testing.assert_allclose(exact.gather(1, found.leaves), theirs.scores, atol=1e-4)
+
+
 # ---- items left out --------------------------------------------------------------------------------------------------
 def rows_under(sids: np.ndarray, first: int) -> np.ndarray:
     return np.flatnonzero(sids[:, 0] == first)
@@ -161,7 +244,7 @@ def test_left_out_items_never_appear(renormalize):
     loaded = shared_model("qwen2")
     samples, sids = questions("qwen2", loaded, False), toy_builder(loaded).sids
     best = search(loaded, samples, sids, 3).leaves
-    leaf_of = Trie(sids).nodes[-1]
+    leaf_of = Trie(sids).leaf_of
     item_of = np.argsort(leaf_of)
     left_out = [
         item_of[best[0].numpy()],  # the best three
@@ -198,10 +281,10 @@ def test_everything_left_out_gives_nothing():
 def test_shared_sid_stays_while_one_of_its_items_does():
     trie = Trie(np.array([[1, 5], [1, 5], [2, 5], [2, 6]]))
     assert trie.num_leaves == 3
-    assert trie.nodes[-1].tolist() == [0, 0, 1, 2]
-    first, leaves = trie.blocked_nodes([np.array([0]), np.array([0, 1]), np.array([2, 3, 3])])
-    assert first.tolist() == [[-1], [0], [1]]
-    assert [sorted(set(row) - {-1}) for row in leaves.tolist()] == [[], [0], [1, 2]]
+    assert trie.leaf_of.tolist() == [0, 0, 1, 2]
+    first, leaves = trie.blocked_nodes([np.array([0]), np.array([0, 1]), np.array([2, 3, 3]), np.array([], int)])
+    assert [[node for node in row if node < 2] for row in first.tolist()] == [[], [0], [1], []]
+    assert [[node for node in row if node < 3] for row in leaves.tolist()] == [[], [0], [1, 2], []]
 
 
 def test_trie_gives_the_children_of_a_node():
@@ -244,3 +327,14 @@ def test_invariants(asked, num_beams, sids, renormalize):
         alone = search(loaded, [sample], sids, num_beams, renormalize=renormalize)
         for other in (alone.scores[0], backwards.scores[len(samples) - 1 - row]):
             np.testing.assert_allclose(scores, other, atol=1e-5)
+
+
+def test_long_batches_are_read_in_parts(monkeypatch):
+    """Parts that are narrower than the batch, joined: nothing changes."""
+    loaded = shared_model("qwen2_vl")
+    samples, sids = questions("qwen2_vl", loaded, False), toy_builder(loaded).sids
+    whole = search(loaded, samples, sids, 5)
+    monkeypatch.setattr("src.encoded.PREFILL_TOKENS", 1)
+    parts = search(loaded, samples, sids, 5)
+    assert torch.equal(whole.leaves, parts.leaves)
+    assert torch.allclose(whole.scores, parts.scores, atol=1e-5)
