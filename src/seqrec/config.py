@@ -31,6 +31,7 @@ class EvaluateConfig:
     filter_history: bool = False
     filter_items: bool = True
     legal_softmax: bool = False
+    exact: bool = False
     results_file: Path = Path("results/results.json")
     bf16: bool = False
     device: str = "auto"
@@ -100,6 +101,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         help="only real items; always so, since decoding is under the trie",
     )
     add_switch(parser, "--legal_softmax", help="probabilities over legal tokens, not over the whole vocabulary")
+    add_switch(parser, "--exact", help="score all items instead of searching with beams: slow, and loses nothing")
     parser.add_argument(
         "--results_file", type=Path, default=d.results_file, help="JSON; predictions are written beside it"
     )

@@ -275,6 +275,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "split": "seen" if seen else config.split,
             "filter_history": config.filter_history,
             "legal_softmax": config.legal_softmax,
+            "exact": config.exact,
             "valid_beams": float(np.mean([(part.ranked >= 0).mean() for part in predictions])),
         }
         summary = summarize(predictions, catalogue, config.metrics, extra)

@@ -9,14 +9,16 @@ import torch
 
 from src.collate import PromptCollator, TrainingCollator
 from src.common.log import logger
-from src.decoding import Trie, beam_search
+from src.decoding import beam_search, best_of, score_all
 from src.models import AnswerRows, Loaded, load_finetuned
 from src.prompt import PromptBuilder, PromptSettings, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.metrics import list_length
+from src.seqrec.ranking import items_of_leaves
 from src.seqrec.results import Ranked
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import Template
+from src.trie import Trie
 
 
 class Recommender:
@@ -34,15 +36,11 @@ class Recommender:
             catalogue, self.loaded.tokenizer, self.loaded.processor, settings, self.loaded.merge_size
         )
         self.collate = PromptCollator(self.loaded.tokenizer.pad_token_id, self.loaded.family.mrope)
-        self.trie = Trie(self.builder.sids, device)
-        self.items_of_leaf = self._items_of_leaf()
-
-    def _items_of_leaf(self) -> list[np.ndarray]:
-        """Items of each SID; those that share one stand by popularity in training, then by id."""
-        leaves = self.trie.nodes[-1]
-        items = self.catalogue.item_ids
-        order = np.lexsort((items, -self.catalogue.popularity[items], leaves))
-        return np.split(items[order], np.flatnonzero(np.diff(leaves[order])) + 1)
+        # Rows by popularity in training, then by id: so stand the items that share a SID.
+        items = catalogue.item_ids
+        self.row_order = np.lexsort((items, -catalogue.popularity[items]))
+        self.place_of = np.argsort(self.row_order)
+        self.trie = Trie(self.builder.sids[self.row_order], device)
 
     def rank(
         self,
@@ -57,7 +55,6 @@ class Recommender:
             items: fill slots such as {title}, and never the answer.
             texts: row of the query that each question is about, where the wording has one.
         """
-        beams = self.list_length
         reserve = self.trie.num_levels + 1
         texts = [-1] * len(items) if texts is None else texts
         questions = [
@@ -67,24 +64,17 @@ class Recommender:
         inputs = {name: value.to(self.device) for name, value in self.collate(questions).items()}
         left_out = None
         if self.config.filter_history:
-            left_out = [self.builder.row_of[np.asarray(history, np.int64)] for history in histories]
-        found = beam_search(
-            self.loaded.model, inputs, self.trie, beams, self.builder.end_token, left_out, self.config.legal_softmax
+            left_out = [self.place_of[self.builder.row_of[np.asarray(history, np.int64)]] for history in histories]
+        search = (self.loaded.model, inputs, self.trie)
+        options = (self.builder.end_token, left_out, self.config.legal_softmax)
+        if self.config.exact:
+            found = best_of(score_all(*search, *options), self.list_length)
+        else:
+            found = beam_search(*search, self.list_length, *options)
+        rows, scores = items_of_leaves(
+            found.leaves.cpu().numpy(), found.scores.float().cpu().numpy(), self.trie, self.list_length, left_out
         )
-        ranked = np.full((len(questions), beams), -1, np.int64)
-        scores = np.full((len(questions), beams), -np.inf, np.float32)
-        leaves, leaf_scores = found.leaves.cpu().numpy(), found.scores.float().cpu().numpy()
-        for row, history in enumerate(histories):
-            place = 0
-            for leaf, score in zip(leaves[row], leaf_scores[row], strict=True):
-                members = self.items_of_leaf[leaf] if leaf >= 0 else ()
-                if self.config.filter_history and len(members):
-                    members = members[~np.isin(members, history)]
-                taken = members[: beams - place]
-                ranked[row, place : place + len(taken)] = taken
-                scores[row, place : place + len(taken)] = score
-                place += len(taken)
-        return Ranked(ranked, scores)
+        return Ranked(np.where(rows >= 0, self.catalogue.item_ids[self.row_order[rows]], -1), scores)
 
     def use_pictures(self, files: dict[int, Path]) -> None:
         """Shows other picture files from now on."""
