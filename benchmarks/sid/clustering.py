@@ -9,7 +9,8 @@ from torch import Tensor
 
 from benchmarks.harness import Row, alternate, median, timed
 from benchmarks.rivals.plain_rqvae import centred, sinkhorn_plan
-from index.clustering import balanced_codes, kmeans, nearest_codes, sinkhorn_codes, squared_distances
+from index.clustering import kmeans, nearest_codes, squared_distances
+from index.transport import balanced_codes, sinkhorn_codes
 
 NUM_CENTRES, NUM_LEVELS, WIDTH = 256, 4, 32
 MOST_ERROR = 1.005  # of scikit-learn's

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from index.clustering import kmeans, nearest_codes, sinkhorn_codes, squared_distances
+from index.clustering import kmeans, nearest_codes, squared_distances
+from index.transport import sinkhorn_codes
 
 
 def sinkhorn_as_a_loop(distances, epsilon, num_iterations):
