@@ -8,6 +8,7 @@ from torch import Tensor
 from index.clustering import kmeans, squared_distances
 
 DEPTHS = {torch.float32: 110, torch.float64: 600}  # powers of 2 that Sinkhorn's kernel spans
+MAKE_KERNEL = (0, 2, 6, 15, 32, 64, 128)  # before these iterations; the first ones move the scalings most
 SURE = 1e-5  # how far the second best column must be below the best to be sure of it in float32
 MOST_REACH = 2.0**82  # of the scalings in float32: beyond it, entries that were cut off might have counted
 
@@ -18,9 +19,7 @@ def sinkhorn_codes(distances: Tensor, epsilon: float, num_iterations: int) -> Te
 
     The plan is diag(u) E diag(v) with E = exp(-distances / epsilon), so that an iteration is two matrix-vector
     products, and the best column of a row needs E and v only. Distances are centred to [-1, 1] first, as in LC-Rec.
-    Rows and columns of E are scaled to a largest entry of 1, which u and v take back. That fits into float32 but for
-    entries that are next to nothing. Where these could count, or where two columns of a row come out equal to
-    rounding, the same is done in float64.
+    In float32 where that is sure to give what float64 gives, else in float64.
 
     Args:
         distances: (..., B, K) float; each (B, K) slice is a problem of its own.
@@ -35,7 +34,7 @@ def sinkhorn_codes(distances: Tensor, epsilon: float, num_iterations: int) -> Te
     high, low = costs.amax((1, 2), keepdim=True), costs.amin((1, 2), keepdim=True)
     middle = (high + low) / 2
     centred = (costs - middle).div_(high - middle + 1e-5)
-    if costs.dtype == torch.float32:
+    if costs.dtype == torch.float32 and costs.shape[1] >= costs.shape[2]:  # columns of fewer rows tie
         plan, reach = _transport_plan(centred, epsilon, num_iterations)
         best, codes = plan.max(2, keepdim=True)
         second = plan.scatter_(2, codes, 0.0).amax(2, keepdim=True)
@@ -45,25 +44,48 @@ def sinkhorn_codes(distances: Tensor, epsilon: float, num_iterations: int) -> Te
     return plan.argmax(2).reshape(distances.shape[:-1])
 
 
-def _transport_plan(centred: Tensor, epsilon: float, num_iterations: int) -> tuple[Tensor, Tensor]:
-    """(P, B, K) plans of P problems but for a factor of each row, and how far the scalings of a plan reach.
+def _transport_plan(costs: Tensor, epsilon: float, num_iterations: int) -> tuple[Tensor, Tensor]:
+    """(P, B, K) plans of P problems but for a factor of each row, and how far scalings went beyond prices.
 
-    Exponents are of 2, and half of the range of the type is used on either side of 1.
+    E spans more than a type holds. So u and v are split, u = exp(price / epsilon) * scaling, and the kernel is E with
+    prices on. Before some iterations prices take over the scalings and the kernel is made anew, so that what it cuts
+    off stays next to nothing. Exponents are of 2, and half of the range of the type is used on either side of 1.
+
+    Reference: absorption (Schmitzer, 2019), https://arxiv.org/abs/1610.06519.
     """
-    depth = DEPTHS[centred.dtype]
-    exponents = centred.amin(2, keepdim=True) - centred
-    tops = exponents.amax(1, keepdim=True)
-    exponents -= tops
-    scale = 1 / (epsilon * math.log(2))
-    kernel = exponents.mul_(scale).clamp_(min=-depth).add_(depth // 2).exp2_()
-    columns = tops.mul_(scale).exp2_().transpose(1, 2).contiguous()
-    rows = kernel.new_empty(*kernel.shape[:2], 1)
-    per_row = kernel.new_tensor(2.0 ** (depth // 2))
-    per_column = per_row * kernel.shape[1] / kernel.shape[2]
-    for _ in range(num_iterations):
+    half, scale = DEPTHS[costs.dtype] // 2, 1 / (epsilon * math.log(2))
+    kernel = torch.empty_like(costs)
+    row_prices = _rounded(costs.amin(2, keepdim=True))
+    column_prices = _rounded(torch.sub(costs, row_prices, out=kernel).amin(1, keepdim=True))
+    rows = costs.new_ones(*costs.shape[:2], 1)
+    columns = (column_prices * -scale).exp2_().transpose(1, 2).contiguous()
+    per_row, offset = costs.new_tensor(2.0**half), costs.new_tensor(float(half))
+    per_column = per_row * costs.shape[1] / costs.shape[2]
+    reach = costs.new_zeros(())
+    for iteration in range(num_iterations):
+        if iteration in MAKE_KERNEL:
+            if iteration > 0:
+                reach = torch.maximum(reach, (rows.amax(1) * columns.amax(1)).amax())
+                row_prices += _absorbed(rows, scale)
+                column_prices += _absorbed(columns, scale).transpose(1, 2)
+            torch.add(row_prices, column_prices, out=kernel)
+            torch.add(offset, kernel.sub_(costs), alpha=scale, out=kernel).clamp_(min=-half).exp2_()
         torch.div(per_row, torch.bmm(kernel, columns, out=rows), out=rows)
         torch.div(per_column, torch.bmm(kernel.transpose(1, 2), rows, out=columns), out=columns)
-    return kernel.mul_(columns.transpose(1, 2)), (rows.amax(1) * columns.amax(1)).amax()
+    reach = torch.maximum(reach, (rows.amax(1) * columns.amax(1)).amax())
+    return kernel.mul_(columns.transpose(1, 2)), reach
+
+
+def _absorbed(scalings: Tensor, scale: float) -> Tensor:
+    """What prices gain as they take over scalings, which keep the rest."""
+    gain = _rounded(scalings.log2() / scale)
+    scalings.mul_((gain * -scale).exp2_())
+    return gain
+
+
+def _rounded(prices: Tensor) -> Tensor:
+    """To multiples of 2^-22: then their sums are exact, and differences of these to costs of about that size too."""
+    return prices.mul(2.0**22).round_().mul_(2.0**-22)
 
 
 @torch.no_grad()
