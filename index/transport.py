@@ -1,16 +1,26 @@
-"""Balanced assignment."""
+"""Balanced assignment: Sinkhorn-Knopp as in LC-Rec's training, and equally many rows a codeword at the least error."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from index.clustering import kmeans, squared_distances
+from index.clustering import kmeans, rows_at_a_time
 
+# ---- of Sinkhorn-Knopp
 DEPTHS = {torch.float32: 110, torch.float64: 600}  # powers of 2 that Sinkhorn's kernel spans
 MAKE_KERNEL = (0, 2, 6, 15, 32, 64, 128)  # before these iterations; the first ones move the scalings most
 SURE = 1e-5  # how far the second best column must be below the best to be sure of it in float32
 MOST_REACH = 2.0**82  # of the scalings in float32: beyond it, entries that were cut off might have counted
+# ---- of balanced codes
+SAMPLE_ROWS = 32  # rows a centre of the sample
+SAMPLE_STAGES, STAGES = 3, 3  # values of epsilon, on the sample and on all rows
+SHRINK = 4  # of epsilon from stage to stage; it ends at about .4 % of the mean squared distance
+NEWTON_STEPS = 4  # a stage
+MOST_STEP = 4.0  # of a price, in units of epsilon: farther away the slopes tell nothing
+RIDGE = 0.01  # rows per row of a codeword, added to the slopes: where nobody is torn, prices move none the less
+CERTAIN = 0.999  # share of a row in one codeword
 
 
 @torch.no_grad()
@@ -90,28 +100,116 @@ def _rounded(prices: Tensor) -> Tensor:
 
 @torch.no_grad()
 def balanced_codes(vectors: Tensor, centres: Tensor) -> Tensor:
-    """(N,) int64: near codewords whose cluster sizes differ by at most one."""
-    distances = squared_distances(vectors, centres)
-    num_rows, num_centres = distances.shape
-    room = torch.full((num_centres,), num_rows // num_centres, device=vectors.device)
-    spare = num_rows % num_centres
-    free = torch.ones(num_rows, dtype=torch.bool, device=vectors.device)
-    codes = torch.full((num_rows,), -1, device=vectors.device)
-    while bool(free.any()):
-        if not bool((room > 0).any()):
-            room[torch.bincount(distances[free].argmin(1), minlength=num_centres).topk(spare).indices] = 1
-        rows = free.nonzero().squeeze(1)
-        costs = distances[rows].masked_fill(room == 0, math.inf)
-        best, targets = costs.min(1)
-        order = best.argsort(stable=True)
-        order = order[targets[order].argsort(stable=True)]
-        sizes = torch.bincount(targets, minlength=num_centres)
-        rank = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[targets[order]]
-        taken = order[rank < room[targets[order]]]
-        codes[rows[taken]] = targets[taken]
-        free[rows[taken]] = False
-        room -= torch.bincount(targets[taken], minlength=num_centres)
+    """Assignment to codewords whose sizes differ by at most one, at nearly the least total squared distance.
+
+    Each codeword gets a price, so that it is the cheapest, distance and price together, for about as many rows as any
+    other. Few rows are left to move. Memory beyond the result is that of a block of rows.
+
+    Args:
+        vectors: (N, D) float.
+        centres: (K, D) float.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+
+    Reference: semi-dual of optimal transport (Peyre and Cuturi, 2019, section 5), https://arxiv.org/abs/1803.00567.
+    """
+    prices = balancing_prices(vectors, centres)
+    if not bool(torch.isfinite(prices).all()):
+        raise ValueError("vectors or centres are not finite: check the embeddings for NaN and infinity")
+    codes = torch.cat([costs.argmin(1) for costs in _priced(vectors, centres, prices)])
+    return _fill(vectors, centres, prices, codes)
+
+
+def balancing_prices(vectors: Tensor, centres: Tensor) -> Tensor:
+    """(K,) float64 prices under which about equally many of the (N, D) vectors want each of the (K, D) centres.
+
+    Rows share themselves out by softmax(-cost / epsilon). Newton's steps bring demand to supply for ever smaller
+    epsilon, first on a sample. Supply is the rows that a codeword must get, and a share of the one more that it may.
+    """
+    num_rows, num_centres = len(vectors), len(centres)
+    due, num_larger = divmod(num_rows, num_centres)
+    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0))
+    sample = vectors[order[: SAMPLE_ROWS * num_centres].to(vectors.device)]
+    prices = torch.zeros(num_centres, dtype=torch.float64, device=vectors.device)
+    gaps = [(costs.mean(1) - costs.amin(1)).sum() for costs in _priced(sample, centres, prices)]
+    floor = 1e-6 * (sample - sample.mean(0)).square().sum(1).mean() + 1e-20
+    epsilon = max(float(sum(gaps)) / len(sample) / 2, float(floor))
+    for stage in range(SAMPLE_STAGES + STAGES):
+        rows = sample if stage < SAMPLE_STAGES else vectors
+        weight = num_rows / len(rows)
+        for _ in range(NEWTON_STEPS):
+            demand, slopes = _demand(rows, centres, prices, epsilon)
+            extra = torch.sigmoid(prices / epsilon) * min(num_larger, 1)
+            slopes.mul_(weight).diagonal().add_(extra * (1 - extra) + RIDGE * num_rows / num_centres)
+            step = torch.linalg.solve(slopes, weight * demand - due - extra)
+            prices += step.clamp_(-MOST_STEP, MOST_STEP) * epsilon
+        epsilon /= SHRINK
+    return prices
+
+
+def _priced(vectors: Tensor, centres: Tensor, prices: Tensor) -> Iterator[Tensor]:
+    """Squared distances plus prices, but for a number of each row: (R, K) blocks, each of which overwrites the last."""
+    origin = centres.mean(0)
+    codewords = centres - origin
+    offsets = ((codewords * codewords).sum(1) + prices).to(vectors.dtype)
+    num_rows = rows_at_a_time(centres)
+    buffer = vectors.new_empty(min(num_rows, len(vectors)), len(centres))
+    for rows in vectors.split(num_rows):
+        yield torch.addmm(offsets, rows - origin, codewords.t(), alpha=-2.0, out=buffer[: len(rows)])
+
+
+def _demand(vectors: Tensor, centres: Tensor, prices: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(K,) float64 rows that want each codeword, and (K, K) how fast that falls with prices in units of epsilon."""
+    demand, slopes = torch.zeros_like(prices), torch.diag_embed(torch.zeros_like(prices)).to(vectors.dtype)
+    for costs in _priced(vectors, centres, prices):
+        shares = torch.softmax(costs.mul_(-1 / epsilon), 1)
+        demand += shares.sum(0)
+        torn = shares[shares.amax(1) < CERTAIN]  # the others hardly answer to prices
+        slopes.addmm_(torn.t(), torn, alpha=-1.0).diagonal().add_(torn.sum(0))
+    return demand, slopes.double()
+
+
+def _fill(vectors: Tensor, centres: Tensor, prices: Tensor, codes: Tensor) -> Tensor:
+    """(N,) codes after rows moved from codewords with too many to ones with room, those that lose least first."""
+    num_centres = len(centres)
+    due, num_larger = divmod(len(vectors), num_centres)
+    sizes = torch.bincount(codes, minlength=num_centres)
+    dearest = prices.argsort(descending=True, stable=True)
+    most_wanted = dearest[sizes.clamp(max=due + 1)[dearest].argsort(descending=True, stable=True)]
+    quotas = torch.full_like(sizes, due).index_fill_(0, most_wanted[:num_larger], due + 1)
+    while bool((sizes > quotas).any()):
+        room = (quotas - sizes).clamp_min_(0)
+        closed = torch.zeros_like(prices).masked_fill_(room == 0, math.inf).to(vectors.dtype)
+        rows = (sizes > quotas)[codes].nonzero().squeeze(1)
+        losses, targets = [], []
+        for costs, own in zip(
+            _priced(vectors[rows], centres, prices), codes[rows].split(rows_at_a_time(centres)), strict=True
+        ):
+            kept = costs.gather(1, own[:, None]).squeeze(1)
+            best, target = costs.add_(closed).min(1)
+            losses.append(best - kept)
+            targets.append(target)
+        order = torch.cat(losses).argsort(stable=True)
+        rows, targets = rows[order], torch.cat(targets)[order]
+        is_leaving = _rank(codes[rows]) < (sizes - quotas)[codes[rows]]
+        rows, targets = rows[is_leaving], targets[is_leaving]
+        fits = _rank(targets) < room[targets]
+        codes[rows[fits]] = targets[fits]
+        sizes = torch.bincount(codes, minlength=num_centres)
     return codes
+
+
+def _rank(groups: Tensor) -> Tensor:
+    """(R,) int64: how many of the same group come before each."""
+    order = groups.argsort(stable=True)
+    sizes = torch.bincount(groups)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[groups[order]]
+    return rank
 
 
 @torch.no_grad()
