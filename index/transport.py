@@ -13,14 +13,17 @@ DEPTHS = {torch.float32: 110, torch.float64: 600}  # powers of 2 that Sinkhorn's
 MAKE_KERNEL = (0, 2, 6, 15, 32, 64, 128)  # before these iterations; the first ones move the scalings most
 SURE = 1e-5  # how far the second best column must be below the best to be sure of it in float32
 MOST_REACH = 2.0**82  # of the scalings in float32: beyond it, entries that were cut off might have counted
-# ---- of balanced codes
+# ---- of balanced codes and centres
+MOST_ITERATIONS = 8  # of balanced k-means
+MEAN_ROWS = 128  # rows a centre, which all iterations but the last see
 SAMPLE_ROWS = 32  # rows a centre of the sample
 SAMPLE_STAGES, STAGES = 3, 3  # values of epsilon, on the sample and on all rows
 SHRINK = 4  # of epsilon from stage to stage; it ends at about .4 % of the mean squared distance
-NEWTON_STEPS = 4  # a stage
+NEWTON_STEPS = 4  # a stage, at most
+CLOSE = 3e-3  # share of the rows for which there is no supply; then the stage ends
 MOST_STEP = 4.0  # of a price, in units of epsilon: farther away the slopes tell nothing
-RIDGE = 0.01  # rows per row of a codeword, added to the slopes: where nobody is torn, prices move none the less
-CERTAIN = 0.999  # share of a row in one codeword
+RIDGE = 0.003  # rows per row of a codeword, added to the slopes: where nobody is torn, prices move none the less
+CERTAIN = 0.98  # share of a row in one codeword
 
 
 @torch.no_grad()
@@ -144,8 +147,11 @@ def balancing_prices(vectors: Tensor, centres: Tensor) -> Tensor:
         for _ in range(NEWTON_STEPS):
             demand, slopes = _demand(rows, centres, prices, epsilon)
             extra = torch.sigmoid(prices / epsilon) * min(num_larger, 1)
+            excess = weight * demand - due - extra
+            if excess.abs().sum() < CLOSE * num_rows:
+                break
             slopes.mul_(weight).diagonal().add_(extra * (1 - extra) + RIDGE * num_rows / num_centres)
-            step = torch.linalg.solve(slopes, weight * demand - due - extra)
+            step = torch.linalg.solve(slopes, excess)
             prices += step.clamp_(-MOST_STEP, MOST_STEP) * epsilon
         epsilon /= SHRINK
     return prices
@@ -214,10 +220,14 @@ def _rank(groups: Tensor) -> Tensor:
 
 @torch.no_grad()
 def balanced_kmeans(vectors: Tensor, num_centres: int, num_iterations: int, seed: int) -> Tensor:
-    """(num_centres, D): as `kmeans`, for balanced codes."""
+    """(num_centres, D): as `kmeans`, for balanced codes. Of a few further iterations the last sees all rows."""
     centres = kmeans(vectors, num_centres, num_iterations, seed)
-    for _ in range(min(num_iterations, 5)):
-        codes = balanced_codes(vectors, centres)
-        sums = torch.zeros_like(centres).index_add_(0, codes, vectors)
+    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))
+    sample = vectors[order[: MEAN_ROWS * num_centres].to(vectors.device)]
+    num_iterations = min(num_iterations, MOST_ITERATIONS)
+    for iteration in range(num_iterations):
+        rows = sample if iteration < num_iterations - 1 else vectors
+        codes = balanced_codes(rows, centres)
+        sums = torch.zeros_like(centres).index_add_(0, codes, rows)
         centres = sums / torch.bincount(codes, minlength=num_centres)[:, None]
     return centres
