@@ -106,7 +106,7 @@ def balanced_codes(vectors: Tensor, centres: Tensor) -> Tensor:
     """Assignment to codewords whose sizes differ by at most one, at nearly the least total squared distance.
 
     Each codeword gets a price, so that it is the cheapest, distance and price together, for about as many rows as any
-    other. Few rows are left to move. Memory beyond the result is that of a block of rows.
+    other. Few rows are left to move. Memory grows with N and with K, never with N x K.
 
     Args:
         vectors: (N, D) float.
