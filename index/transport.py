@@ -170,7 +170,7 @@ def _priced(vectors: Tensor, centres: Tensor, prices: Tensor) -> Iterator[Tensor
 
 def _demand(vectors: Tensor, centres: Tensor, prices: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """(K,) float64 rows that want each codeword, and (K, K) how fast that falls with prices in units of epsilon."""
-    demand, slopes = torch.zeros_like(prices), torch.diag_embed(torch.zeros_like(prices)).to(vectors.dtype)
+    demand, slopes = torch.zeros_like(prices), vectors.new_zeros(len(prices), len(prices))
     for costs in _priced(vectors, centres, prices):
         shares = torch.softmax(costs.mul_(-1 / epsilon), 1)
         demand += shares.sum(0)
