@@ -11,7 +11,7 @@ from index.clustering import kmeans, rows_at_a_time
 # ---- of Sinkhorn-Knopp
 DEPTHS = {torch.float32: 110, torch.float64: 600}  # powers of 2 that Sinkhorn's kernel spans
 MAKE_KERNEL = (0, 2, 6, 15, 32, 64, 128)  # before these iterations; the first ones move the scalings most
-SURE = 1e-5  # how far the second best column must be below the best to be sure of it in float32
+SURE = 1e-5  # how far other columns must be below the best to be sure of it in float32
 MOST_REACH = 2.0**82  # of the scalings in float32: beyond it, entries that were cut off might have counted
 # ---- of balanced codes and centres
 MOST_ITERATIONS = 8  # of balanced k-means
@@ -49,10 +49,10 @@ def sinkhorn_codes(distances: Tensor, epsilon: float, num_iterations: int) -> Te
     centred = (costs - middle).div_(high - middle + 1e-5)
     if costs.dtype == torch.float32 and costs.shape[1] >= costs.shape[2]:  # columns of fewer rows tie
         plan, reach = _transport_plan(centred, epsilon, num_iterations)
-        best, codes = plan.max(2, keepdim=True)
-        second = plan.scatter_(2, codes, 0.0).amax(2, keepdim=True)
-        if bool((second < best * (1 - SURE)).all() & (reach < MOST_REACH)):
-            return codes.reshape(distances.shape[:-1])
+        is_best = plan.ge_(plan.amax(2, keepdim=True) * (1 - SURE))
+        if bool((is_best.sum(2) == 1).all() & (reach < MOST_REACH)):
+            positions = torch.arange(costs.shape[2], dtype=costs.dtype, device=costs.device)
+            return is_best.mul_(positions).amax(2).long().reshape(distances.shape[:-1])
     plan, _ = _transport_plan(centred.double(), epsilon, num_iterations)
     return plan.argmax(2).reshape(distances.shape[:-1])
 
