@@ -1,16 +1,18 @@
-"""Where codebooks start (k-means) and how assignments are balanced (Sinkhorn-Knopp)."""
+"""K-means, where codebooks start; and the nearest codewords. Balanced assignment is in index/transport.py."""
 
 import math
 
 import torch
 from torch import Tensor
 
-CHUNK = 4096  # rows a matrix product: their distances stay in the processor's cache
-SAMPLE_ROWS = 64  # rows a centre of the sample on which centres settle first
-SETTLED = 0.003  # share of the rows that still change their centre when many rows have settled
-DEPTHS = {torch.float32: 110, torch.float64: 600}  # powers of 2 that Sinkhorn's kernel spans
-SURE = 1e-5  # how far the second best column must be below the best to be sure of it in float32
-MOST_REACH = 2.0**82  # of the scalings in float32: beyond it, entries that were cut off might have counted
+CACHED = 1 << 18  # distances at a time on a CPU, so that they stay in its cache
+BATCHES = 96  # small steps before Lloyd's; two thirds of them leave up to .35 % more error
+BATCH_ROWS = 16  # rows a centre of a small step
+FEW_ROWS = 32  # rows a centre; with fewer there are no small steps
+SEED_ROWS = 128  # rows a centre that the first centres are drawn from: enough for clusters of few rows to be seen
+FIRST_MEMORY = 8  # rows a centre that the first centres count as
+MEMORY = 0.05  # of the rows seen so far: how many of the latest the centres are the means of
+LEAST_GAIN = 2e-4  # of the error: Lloyd's iterations after small steps end when means gain less
 TOLERANCE = 1e-4  # of the mean variance; Lloyd's iterations end when the centres move less, as in scikit-learn
 
 
@@ -20,12 +22,30 @@ def squared_distances(vectors: Tensor, codebook: Tensor) -> Tensor:
     return torch.addmm(norms, vectors, codebook.t(), alpha=-2.0)
 
 
+def rows_at_a_time(codebook: Tensor) -> int:
+    """How many rows to compare with (K, D) codewords at a time."""
+    return max(1, (CACHED if codebook.device.type == "cpu" else CACHED << 8) // len(codebook))
+
+
+@torch.no_grad()
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     """(N,) int64: the nearest of the (K, D) codewords to each of the (N, D) vectors."""
-    norms = (codebook * codebook).sum(1)
-    codewords = codebook.t()
-    parts = [torch.addmm(norms, rows, codewords, alpha=-2.0).argmin(1) for rows in vectors.split(CHUNK)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    norms, codewords = (codebook * codebook).sum(1), codebook.t()
+    num_rows = rows_at_a_time(codebook)
+    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    buffer = vectors.new_empty(min(num_rows, len(vectors)), len(codebook))
+    for rows, part in zip(vectors.split(num_rows), codes.split(num_rows), strict=True):
+        part.copy_(_argmin(torch.addmm(norms, rows, codewords, alpha=-2.0, out=buffer[: len(rows)])))
+    return codes
+
+
+def _argmin(scores: Tensor) -> Tensor:
+    """scores.argmin(1), which overwrites scores. On a CPU min, comparison and max take a fifth of argmin's time."""
+    size = scores.shape[1]
+    if scores.device.type != "cpu" or size * torch.finfo(scores.dtype).eps > 1:
+        return scores.argmin(1)
+    ranks = torch.arange(size, 0, -1, dtype=scores.dtype)  # the first of equal scores has the highest rank
+    return size - scores.eq_(scores.amin(1, keepdim=True)).mul_(ranks).amax(1).clamp_min_(1).long()  # 1: rows of NaN
 
 
 def seed_centres(vectors: Tensor, num_centres: int, generator: torch.Generator) -> Tensor:
@@ -41,31 +61,29 @@ def seed_centres(vectors: Tensor, num_centres: int, generator: torch.Generator) 
     Reference: Arthur and Vassilvitskii, 2007; the greedy variant is that of scikit-learn.
     """
     num_trials = 2 + int(math.log(num_centres))
-    first = torch.randint(len(vectors), (1,), generator=generator).item()
-    centres = vectors.new_empty(num_centres, vectors.shape[1])
-    centres[0] = vectors[first]
-    closest = squared_distances(vectors, centres[:1]).squeeze(1).clamp_min_(0)
-    for position in range(1, num_centres):
+    norms, columns = (vectors * vectors).sum(1), vectors.t().contiguous()
+    chosen = torch.randint(len(vectors), (1,), generator=generator).to(vectors.device)
+    draws = torch.rand(num_centres - 1, num_trials, generator=generator, dtype=torch.float64).to(vectors.device)
+    closest = squared_distances(vectors[chosen], vectors).clamp_min_(0).squeeze(0)
+    picked = [chosen]
+    for shares in draws:
         cumulated = closest.double().cumsum(0)
-        draws = torch.rand(num_trials, generator=generator, dtype=torch.float64).to(vectors.device) * cumulated[-1]
-        candidates = torch.searchsorted(cumulated, draws).clamp_max_(len(vectors) - 1)
-        reach = squared_distances(vectors[candidates], vectors).clamp_min_(0)
-        reach = torch.minimum(reach, closest)
-        best = reach.sum(1).argmin()
-        centres[position] = vectors[candidates[best]]
-        closest = reach[best]
-    return centres
+        candidates = torch.searchsorted(cumulated, shares * cumulated[-1]).clamp_max_(len(vectors) - 1)
+        reach = torch.addmm(norms, vectors[candidates], columns, alpha=-2.0).add_(norms[candidates, None])
+        reach = torch.minimum(reach.clamp_min_(0), closest, out=reach)
+        best = reach.sum(1).argmin()[None]
+        picked.append(candidates[best])
+        closest = reach[best].squeeze(0)
+    return vectors[torch.cat(picked)]
 
 
 @torch.no_grad()
 def kmeans(vectors: Tensor, num_centres: int, num_iterations: int, seed: int) -> Tensor:
-    """Lloyd's k-means from greedy k-means++ centres. A centre that loses all rows moves to the farthest row.
-
-    Many rows: centres settle on a sample first, so that few iterations see all rows.
+    """K-means from greedy k-means++ centres: by small steps, then by Lloyd's. Few rows: by Lloyd's alone.
 
     Args:
         vectors: (N, D) float, N >= num_centres.
-        num_iterations: at most, on the sample and on all rows each.
+        num_iterations: at most; small steps count as the passes over all rows that they amount to.
 
     Returns:
         (num_centres, D) float.
@@ -76,125 +94,62 @@ def kmeans(vectors: Tensor, num_centres: int, num_iterations: int, seed: int) ->
             f" --large_scale_kmeans True, or make the codebooks smaller with --num_emb_list"
         )
     generator = torch.Generator().manual_seed(seed)
-    sample_size = SAMPLE_ROWS * num_centres
-    if len(vectors) < 2 * sample_size:
+    if len(vectors) < FEW_ROWS * num_centres:
         return lloyd(vectors, seed_centres(vectors, num_centres, generator), num_iterations)
-    sample = vectors[torch.randperm(len(vectors), generator=generator)[:sample_size].to(vectors.device)]
-    centres = lloyd(sample, seed_centres(sample, num_centres, generator), num_iterations, SETTLED)
-    return lloyd(vectors, centres, num_iterations, SETTLED)
+    order = torch.randperm(len(vectors), generator=generator)
+    sample = vectors[order[: SEED_ROWS * num_centres].to(vectors.device)]
+    centres = seed_centres(sample, num_centres, generator)
+    num_steps = min(BATCHES, num_iterations * len(vectors) // (BATCH_ROWS * num_centres))
+    positions = torch.arange(num_steps * BATCH_ROWS * num_centres) % len(vectors)
+    centres = small_steps(vectors, centres, order[positions].to(vectors.device).view(num_steps, -1))
+    return lloyd(vectors, centres, num_iterations, LEAST_GAIN)
 
 
-def lloyd(vectors: Tensor, centres: Tensor, num_iterations: int, settled: float = 0.0) -> Tensor:
+def small_steps(vectors: Tensor, centres: Tensor, batches: Tensor) -> Tensor:
+    """(K, D) centres after a step on each of the batches: means of the latest rows, of ever more of them.
+
+    The noise of the first steps takes centres out of poor places in which Lloyd's iterations would stay.
+
+    Args:
+        vectors: (N, D) float.
+        batches: (S, R) int64, row numbers.
+
+    Reference: mini-batch k-means (Sculley, 2010), with a memory that fades as in online EM (Cappe and Moulines, 2009).
+    """
+    num_centres, num_rows = len(centres), batches.shape[1]
+    counts = centres.new_full((num_centres, 1), FIRST_MEMORY)
+    sums = centres * counts
+    ones = centres.new_ones(num_rows, 1)
+    for step, batch in enumerate(batches):
+        rows = vectors[batch]
+        codes = nearest_codes(rows, centres)
+        memory = max(FIRST_MEMORY * num_centres, MEMORY * step * num_rows)
+        kept = memory / (memory + num_rows)
+        counts.mul_(kept).index_add_(0, codes, ones)
+        sums.mul_(kept).index_add_(0, codes, rows)
+        centres = sums / counts
+    return centres
+
+
+def lloyd(vectors: Tensor, centres: Tensor, num_iterations: int, least_gain: float = 0.0) -> Tensor:
     """(K, D) centres after Lloyd's iterations on (N, D) vectors.
 
-    They end early where the centres hardly move (`TOLERANCE`), or at most a share `settled` of the rows changes its
-    centre.
+    A centre that loses all rows moves to the farthest row. Iterations end early where the centres hardly move
+    (`TOLERANCE`), or the error falls by a share below `least_gain` as centres become means.
     """
-    num_rows, num_centres = len(vectors), len(centres)
     tolerance = TOLERANCE * vectors.var(0, correction=0).mean()
-    before = torch.full((num_rows,), -1, device=vectors.device)
+    total = vectors.square().sum()
     for _ in range(num_iterations):
         codes = nearest_codes(vectors, centres)
-        counts = torch.bincount(codes, minlength=num_centres)
-        sums = torch.zeros_like(centres).index_add_(0, codes, vectors)
-        means = sums / counts.clamp_min(1)[:, None]
+        counts = torch.bincount(codes, minlength=len(centres))
+        means = torch.zeros_like(centres).index_add_(0, codes, vectors) / counts.clamp_min(1)[:, None]
         empty = (counts == 0).nonzero().squeeze(1)
         if len(empty):
             errors = (vectors - centres[codes]).square().sum(1)
             means[empty] = vectors[errors.topk(len(empty)).indices]
-        moved, num_changed = (means - centres).square().sum(), (codes != before).sum()
-        centres, before = means, codes
-        if moved <= tolerance or num_changed <= settled * num_rows:
+        moved = (means - centres).square().sum(1)
+        error = total - (counts * means.square().sum(1)).sum()
+        centres = means
+        if (moved.sum() <= tolerance) | ((counts * moved).sum() < least_gain * error):
             break
-    return centres
-
-
-@torch.no_grad()
-def sinkhorn_codes(distances: Tensor, epsilon: float, num_iterations: int) -> Tensor:
-    """Balanced assignment: the most likely codeword of each row under the entropic transport plan.
-
-    The plan is diag(u) E diag(v) with E = exp(-distances / epsilon), so that an iteration is two matrix-vector
-    products, and the best column of a row needs E and v only. Distances are centred to [-1, 1] first, as in LC-Rec.
-    Rows and columns of E are scaled to a largest entry of 1, which u and v take back. That fits into float32 but for
-    entries that are next to nothing. Where these could count, or where two columns of a row come out equal to
-    rounding, the same is done in float64.
-
-    Args:
-        distances: (..., B, K) float; each (B, K) slice is a problem of its own.
-        epsilon: above 0; smaller is closer to a hard assignment.
-
-    Returns:
-        (..., B) int64.
-
-    Reference: Cuturi, 2013; SwAV (Caron et al., 2020), https://arxiv.org/abs/2006.09882.
-    """
-    costs = distances.reshape(-1, *distances.shape[-2:])
-    high, low = costs.amax((1, 2), keepdim=True), costs.amin((1, 2), keepdim=True)
-    middle = (high + low) / 2
-    centred = (costs - middle).div_(high - middle + 1e-5)
-    if costs.dtype == torch.float32:
-        plan, reach = _transport_plan(centred, epsilon, num_iterations)
-        best, codes = plan.max(2, keepdim=True)
-        second = plan.scatter_(2, codes, 0.0).amax(2, keepdim=True)
-        if bool((second < best * (1 - SURE)).all() & (reach < MOST_REACH)):
-            return codes.reshape(distances.shape[:-1])
-    plan, _ = _transport_plan(centred.double(), epsilon, num_iterations)
-    return plan.argmax(2).reshape(distances.shape[:-1])
-
-
-def _transport_plan(centred: Tensor, epsilon: float, num_iterations: int) -> tuple[Tensor, Tensor]:
-    """(P, B, K) plans of P problems but for a factor of each row, and how far the scalings of a plan reach.
-
-    Exponents are of 2, and half of the range of the type is used on either side of 1.
-    """
-    depth = DEPTHS[centred.dtype]
-    exponents = centred.amin(2, keepdim=True) - centred
-    tops = exponents.amax(1, keepdim=True)
-    exponents -= tops
-    scale = 1 / (epsilon * math.log(2))
-    kernel = exponents.mul_(scale).clamp_(min=-depth).add_(depth // 2).exp2_()
-    columns = tops.mul_(scale).exp2_().transpose(1, 2).contiguous()
-    rows = kernel.new_empty(*kernel.shape[:2], 1)
-    per_row = kernel.new_tensor(2.0 ** (depth // 2))
-    per_column = per_row * kernel.shape[1] / kernel.shape[2]
-    for _ in range(num_iterations):
-        torch.div(per_row, torch.bmm(kernel, columns, out=rows), out=rows)
-        torch.div(per_column, torch.bmm(kernel.transpose(1, 2), rows, out=columns), out=columns)
-    return kernel.mul_(columns.transpose(1, 2)), (rows.amax(1) * columns.amax(1)).amax()
-
-
-@torch.no_grad()
-def balanced_codes(vectors: Tensor, centres: Tensor) -> Tensor:
-    """(N,) int64: near codewords whose cluster sizes differ by at most one."""
-    distances = squared_distances(vectors, centres)
-    num_rows, num_centres = distances.shape
-    room = torch.full((num_centres,), num_rows // num_centres, device=vectors.device)
-    spare = num_rows % num_centres
-    free = torch.ones(num_rows, dtype=torch.bool, device=vectors.device)
-    codes = torch.full((num_rows,), -1, device=vectors.device)
-    while bool(free.any()):
-        if not bool((room > 0).any()):
-            room[torch.bincount(distances[free].argmin(1), minlength=num_centres).topk(spare).indices] = 1
-        rows = free.nonzero().squeeze(1)
-        costs = distances[rows].masked_fill(room == 0, math.inf)
-        best, targets = costs.min(1)
-        order = best.argsort(stable=True)
-        order = order[targets[order].argsort(stable=True)]
-        sizes = torch.bincount(targets, minlength=num_centres)
-        rank = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[targets[order]]
-        taken = order[rank < room[targets[order]]]
-        codes[rows[taken]] = targets[taken]
-        free[rows[taken]] = False
-        room -= torch.bincount(targets[taken], minlength=num_centres)
-    return codes
-
-
-@torch.no_grad()
-def balanced_kmeans(vectors: Tensor, num_centres: int, num_iterations: int, seed: int) -> Tensor:
-    """(num_centres, D): as `kmeans`, for balanced codes."""
-    centres = kmeans(vectors, num_centres, num_iterations, seed)
-    for _ in range(min(num_iterations, 5)):
-        codes = balanced_codes(vectors, centres)
-        sums = torch.zeros_like(centres).index_add_(0, codes, vectors)
-        centres = sums / torch.bincount(codes, minlength=num_centres)[:, None]
     return centres

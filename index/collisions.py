@@ -261,7 +261,7 @@ def _sinkhorn_rounds(
     """Up to 20 rounds of LC-Rec's rule: each group of colliding items is spread by Sinkhorn-Knopp on the last level."""
     import torch
 
-    from index.clustering import sinkhorn_codes
+    from index.transport import sinkhorn_codes
 
     last = len(codebooks) - 1
     rows, _ = _crowded(_sort(codes, reserved))  # no other prefix will hold a collision

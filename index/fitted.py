@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from index.clustering import balanced_codes, balanced_kmeans, kmeans, nearest_codes
+from index.clustering import kmeans, nearest_codes
 from index.config import TrainConfig
 from index.rqvae import RQVAE
+from index.transport import balanced_codes, balanced_kmeans
 
 OPQ_ITERATIONS = 25  # of rotation and codebooks in turn; faiss's own 50 gain less than a per mille
 OPQ_ROWS = 65_536  # faiss's own limit

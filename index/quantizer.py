@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from index.clustering import balanced_codes, kmeans, nearest_codes, sinkhorn_codes, squared_distances
+from index.clustering import kmeans, nearest_codes, squared_distances
+from index.transport import balanced_codes, sinkhorn_codes
 
 
 class Quantized(NamedTuple):
