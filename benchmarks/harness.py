@@ -5,6 +5,7 @@ and its children (the workers of a DataLoader), so that a busy machine disturbs 
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -79,6 +80,23 @@ def cpu_seconds() -> float:
     """CPU seconds of this process and of its ended children."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process; `ru_maxrss` would start from that of the parent."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def extra_megabytes(work: Callable[[], Any]) -> float:
+    """Peak resident memory of this process during `work()`, above what it holds before; Linux only."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = peak_megabytes()
+    work()
+    return peak_megabytes() - before
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -37,19 +37,23 @@ def present() -> list[str]:
     return found
 
 
+def link(name: str, folder: Path) -> Path:
+    """Puts the dataset into `folder`, with titles made up where it has no texts; gives the path of its SID index."""
+    source, copy = real_data(name), folder / name
+    copy.mkdir()
+    for file in source.glob(f"{name}.*.json"):
+        (copy / file.name).symlink_to(file)
+    if not (copy / f"{name}.item.json").exists():
+        numbers = json.loads((source / DATASETS[name]).read_text())
+        items = {item: dict.fromkeys(ITEM_TEXTS, "") | {"title": f"Item {item}"} for item in numbers}
+        (copy / f"{name}.item.json").write_text(json.dumps(items))
+    return source / DATASETS[name]
+
+
 @cache
 def subject(name: str) -> Subject:
-    source = real_data(name)
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / name
-        copy.mkdir()
-        for file in source.glob(f"{name}.*.json"):
-            (copy / file.name).symlink_to(file)
-        if not (copy / f"{name}.item.json").exists():
-            numbers = json.loads((source / DATASETS[name]).read_text())
-            items = {item: dict.fromkeys(ITEM_TEXTS, "") | {"title": f"Item {item}"} for item in numbers}
-            (copy / f"{name}.item.json").write_text(json.dumps(items))
-        catalogue = load_catalogue(folder, name, source / DATASETS[name])
+        catalogue = load_catalogue(folder, name, link(name, Path(folder)))
     tokenizer = make_tokenizer(tuple(catalogue.sid_index.all_tokens))
     return Subject(catalogue, PromptBuilder(catalogue, tokenizer, None, PromptSettings()))
 

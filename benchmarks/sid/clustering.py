@@ -12,9 +12,8 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from benchmarks.harness import Row, alternate, median, timed
+from benchmarks.harness import Row, alternate, median, peak_megabytes, timed
 from benchmarks.rivals.plain_rqvae import centred, sinkhorn_plan
-from benchmarks.sid.generation import peak_megabytes
 from index.clustering import kmeans, nearest_codes, squared_distances
 from index.transport import balanced_codes, balancing_prices, sinkhorn_codes
 

@@ -1,8 +1,6 @@
 """From embeddings to unique SIDs: against group-by-group Sinkhorn rounds, and against the encoder's own products."""
 
 import multiprocessing
-import resource
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.harness import Row, median, timed
+from benchmarks.harness import Row, median, peak_megabytes, timed
 from benchmarks.rivals.plain_rqvae import PlainConfig, PlainRQVAE
 from benchmarks.rivals.sinkhorn_rounds import SinkhornRounds
 from index.checkpoints import checkpoint_table, load_checkpoint, save_checkpoint
@@ -228,14 +226,6 @@ def resolve_large(folder: Path) -> Large:
     seconds, resolution = timed(lambda: resolve_collisions(latents, codebooks, codes))
     megabytes = peak_megabytes()
     return Large(seconds, megabytes, collision_rate(codes), collision_rate(resolution.codes), resolution.num_moved)
-
-
-def peak_megabytes() -> float:
-    """Peak resident memory of this process; `ru_maxrss` would start from that of the parent."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def collision_rate(codes: np.ndarray) -> float:
