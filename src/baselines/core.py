@@ -157,7 +157,7 @@ def run_baseline(name: str, config: BaselineConfig) -> Path:
         raise ValueError(f"there is no baseline {name!r}: choose one of {', '.join(BASELINES)}")
     check_at_least(config, num_beams=1)
     names = parse_metrics(config.metrics, config.num_beams)
-    catalogue = load_catalogue(config.data_path, config.dataset)
+    catalogue = load_catalogue(config.data_path, config.dataset, needs_texts=False)
     check_writable(config.results_file)
     scorer = importlib.import_module(f"src.baselines.{name}").build_scorer(catalogue, config)
     length = list_length(config.num_beams, len(catalogue.item_ids), names)

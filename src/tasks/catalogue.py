@@ -119,7 +119,11 @@ class Catalogue:
 
 
 def load_catalogue(
-    data_path: str | Path, dataset: str, index_file: str | Path | None = None, image_path: str | None = None
+    data_path: str | Path,
+    dataset: str,
+    index_file: str | Path | None = None,
+    image_path: str | None = None,
+    needs_texts: bool = True,
 ) -> Catalogue:
     """Reads and checks a dataset.
 
@@ -127,16 +131,21 @@ def load_catalogue(
         data_path: folder that holds `<dataset>/`.
         index_file: SID index, as a path or a suffix; None leaves SIDs out.
         image_path: folder of pictures inside the dataset's; None leaves pictures out.
+        needs_texts: False: where `<DS>.item.json` is absent, the items are those of the interactions, without texts.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or broken, a sequence names an unknown item, an item lacks a
             SID; the message names the file and the remedy.
     """
     paths = artifacts.dataset_paths(data_path, dataset)
-    items = artifacts.load_items(paths)
+    interactions = artifacts.load_interactions(paths)
+    if needs_texts or paths.file("item.json").is_file():
+        items = artifacts.load_items(paths)
+    else:
+        logger.info("%s is absent: the items are those of the interactions", paths.file("item.json"))
+        items = {item: dict.fromkeys(artifacts.ITEM_FIELDS, "") for item in sorted(set().union(*interactions.values()))}
     if not items:
         raise ValueError(f"{paths.file('item.json')} holds no item")
-    interactions = artifacts.load_interactions(paths)
     artifacts.load_times(paths, interactions)
     item_ids = np.array(sorted(items), np.int64)
 
@@ -154,7 +163,7 @@ def load_catalogue(
         )
     train_end, valid_end = _split_ends(paths, users, lengths)
     untitled = sum(not fields["title"].strip() for fields in items.values())
-    if untitled:
+    if untitled and needs_texts:
         logger.warning("%s: %d of %d items have an empty title", paths.file("item.json"), untitled, len(items))
     short = int((lengths < 3).sum())
     if short:

@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from benchmarks.harness import real_data
 from src.baselines import cooccurrence, itemknn, popularity
 from src.baselines.config import BASELINES, BaselineConfig
 from src.baselines.core import evaluate_ranker, run_baseline
@@ -145,3 +146,39 @@ def test_unknown_baseline_and_too_short_lists(tmp_path):
         run_baseline("popularity", BaselineConfig("Toy", tmp_path / "x.json", num_beams=0))
     with pytest.raises(ValueError, match="num_beams"):
         run_baseline("popularity", BaselineConfig("Toy", tmp_path / "x.json", num_beams=5, metrics="hit@10"))
+
+
+def test_texts_are_not_needed(tmp_path, sequences):
+    """Published sequences often come without texts; a missing item.json used to stop baselines, too."""
+    write_dataset(tmp_path, "Toy", sequences)
+    results = []
+    for name in ("with", "without"):
+        config = BaselineConfig(dataset="Toy", data_path=tmp_path, results_file=tmp_path / f"{name}.json")
+        results.append(read_results(run_baseline("cooccurrence", config))["mean_results"])
+        (tmp_path / "Toy" / "Toy.item.json").unlink(missing_ok=True)
+    assert results[0] == results[1]
+
+
+# hit@10 and NDCG@10 on the test split, from a reference implementation; integer weights, ties by popularity
+REFERENCE = {
+    ("Instruments", "popularity", True): (0.0680, 0.0453),
+    ("Instruments", "cooccurrence", True): (0.1231, 0.1007),
+    ("Instruments", "cooccurrence", False): (0.1201, 0.0902),
+    ("Beauty", "popularity", True): (0.0115, 0.0055),
+    ("Beauty", "cooccurrence", True): (0.0809, 0.0506),
+    ("Beauty", "cooccurrence", False): (0.0781, 0.0476),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dataset", "name", "filter_history"), REFERENCE)
+def test_figures_on_real_data(dataset, name, filter_history, tmp_path):
+    folder = real_data(dataset)
+    if folder is None:
+        pytest.skip(f"{dataset} is absent: set GREC_DATA to the folder that holds it")
+    config = BaselineConfig(
+        dataset=dataset, data_path=folder.parent, results_file=tmp_path / "r.json", filter_history=filter_history
+    )
+    found = read_results(run_baseline(name, config))["mean_results"]
+    expected = REFERENCE[dataset, name, filter_history]
+    assert (found["hit@10"], found["ndcg@10"]) == pytest.approx(expected, abs=2e-4)
