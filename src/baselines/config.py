@@ -6,7 +6,8 @@ from pathlib import Path
 
 from src.common.cli import add_dataset_flags, add_switch, new_parser
 
-BASELINES = ("popularity", "cooccurrence", "itemknn")  # each is a module here with its own `build_scorer`
+COUNTING = ("popularity", "cooccurrence", "itemknn")
+BASELINES = (*COUNTING, "sasrec")  # each is a module here with its own `build_scorer`
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Counting baselines: rank the catalogue for every user of a split, and write results as model evaluation does.
+"""Baselines: rank the catalogue for every user of a split, and write results as model evaluation does.
 
 Shape letters: B users of a chunk, N items of the catalogue. Column j of a matrix is `catalogue.item_ids[j]`.
 """
@@ -21,7 +21,8 @@ from src.seqrec.results import Predictions, summarize, write_results
 from src.tasks.catalogue import Catalogue, Split, load_catalogue
 
 CHUNK = 1024  # users ranked together; bounds memory, changes no number
-ScoreFunction = Callable[[np.ndarray, np.ndarray], sparse.csr_array]  # users (B,), positions (B,) -> (B, N) scores >= 0
+# users (B,), positions (B,) -> (B, N) scores: sparse ones >= 0, or an array of any
+ScoreFunction = Callable[[np.ndarray, np.ndarray], sparse.csr_array | np.ndarray]
 
 
 class Scorer(NamedTuple):
@@ -59,12 +60,12 @@ def evaluate_ranker(
 
     Args:
         name: of the baseline, for messages.
-        score_function: sparse scores; an item without a score has 0. Ties go by popularity in training, then item id.
+        score_function: scores; in sparse ones an item without a score has 0. Ties go by popularity, then item id.
         filter_history: leave out the items that stand before the target.
         k: length of the ranked lists; filled up with -1 only where fewer items are left.
 
     Raises:
-        ValueError: a score is negative or no number.
+        ValueError: a sparse score is negative, or a score is no number.
     """
     targets = catalogue.next_item_targets(split)
     if not len(targets.users):
@@ -75,11 +76,19 @@ def evaluate_ranker(
     for start in range(0, len(targets.users), CHUNK):
         chunk = slice(start, start + CHUNK)
         users, positions = targets.users[chunk], targets.positions[chunk]
-        matrix = sparse.csr_array(score_function(users, positions))
-        if matrix.nnz and not matrix.data.min() >= 0:
-            raise ValueError(f"{name} gives the score {matrix.data.min()}: scores must be 0 or more, for 0 means none")
+        matrix = score_function(users, positions)
         seen = history_entries(catalogue, users, positions)[:2] if filter_history else None
-        columns, scores[chunk] = rank_rows(matrix, order, seen, k)
+        if isinstance(matrix, np.ndarray):
+            if not np.isfinite(matrix).all():
+                raise ValueError(f"{name} gives a score that is no number: training has gone wrong")
+            columns, scores[chunk] = rank_dense(matrix, order, seen, k)
+        else:
+            matrix = sparse.csr_array(matrix)
+            if matrix.nnz and not matrix.data.min() >= 0:
+                raise ValueError(
+                    f"{name} gives the score {matrix.data.min()}: they must be 0 or more, for 0 means none"
+                )
+            columns, scores[chunk] = rank_rows(matrix, order, seen, k)
         ranked[chunk] = np.where(columns == PADDING, PADDING, catalogue.item_ids[columns])
     return Predictions(
         users=[catalogue.users[user] for user in targets.users],
@@ -143,6 +152,28 @@ def rank_rows(
     scores = np.full((num_rows, k), -np.inf, np.float32)
     columns[rows, place] = order[keys[first] % num_items]
     scores[rows, place] = values[first]
+    return columns, scores
+
+
+def rank_dense(
+    matrix: np.ndarray, order: np.ndarray, seen: tuple[np.ndarray, np.ndarray] | None, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `rank_rows`, for (B, N) float scores of all items."""
+    matrix = matrix[:, order]  # equal scores rank as they stand now
+    if seen is not None:
+        tie_rank = np.argsort(order)
+        matrix[seen[0], tie_rank[seen[1]]] = -np.inf
+    length = min(k, matrix.shape[1])
+    least = np.partition(matrix, -length, 1)[:, -length]
+    rows, places = np.nonzero(matrix >= least[:, None])
+    best = np.lexsort((places, -matrix[rows, places], rows))
+    rows, places = rows[best], places[best]
+    rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    rows, places, rank = (part[rank < length] for part in (rows, places, rank))
+    columns = np.full((len(matrix), k), PADDING, np.int64)
+    scores = np.full((len(matrix), k), -np.inf, np.float32)
+    scores[rows, rank] = matrix[rows, places]
+    columns[rows, rank] = np.where(np.isfinite(matrix[rows, places]), order[places], PADDING)
     return columns, scores
 
 

@@ -1,0 +1,118 @@
+"""SASRec: learns what is certain, goes on after a kill as if nothing had been, and leaks nothing from the future."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from src.baselines import sasrec_training
+from src.baselines.core import evaluate_ranker, rank_dense, run_baseline
+from src.baselines.sasrec import SASRecConfig, build_parser
+from src.baselines.sasrec_training import Training
+from src.seqrec.metrics import per_sample_metrics, ranks_of
+from src.seqrec.results import read_results
+from src.tasks.catalogue import load_catalogue
+from tests.baselines.test_baselines import write_dataset
+
+
+@pytest.fixture
+def circle(tmp_path):
+    """Everybody walks the same circle of ten items, so the next one is certain."""
+    walks = {str(user): [(user + step) % 10 for step in range(5 + user % 4)] for user in range(60)}
+    write_dataset(tmp_path, "Circle", walks)
+    return SASRecConfig(
+        "Circle", tmp_path / "out.json", data_path=tmp_path, num_beams=10, hidden_size=16, num_layers=1, batch_size=16,
+        dropout=0.1, epochs=25, learning_rate=0.01, device="cpu",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_certain_items_are_learnt(circle, loss):
+    results = read_results(run_baseline("sasrec", replace(circle, loss=loss, metrics="hit@1,hit@10")))
+    assert results["mean_results"]["hit@1"] > 0.9
+    assert results["settings"]["best_epoch"] > 0
+
+
+def test_a_killed_run_goes_on_with_the_same_curve(circle, tmp_path, monkeypatch):
+    catalogue = load_catalogue(tmp_path, "Circle")
+    straight = Training(catalogue, replace(circle, epochs=4, results_file=tmp_path / "a.json"))
+    straight.run()
+    killed = Training(catalogue, replace(circle, epochs=4, results_file=tmp_path / "b.json"))
+    train_epoch = sasrec_training.Training._train_epoch
+
+    def dies(self):
+        if self.epoch == 3:
+            raise KeyboardInterrupt
+        return train_epoch(self)
+
+    monkeypatch.setattr(sasrec_training.Training, "_train_epoch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    monkeypatch.undo()
+    torch.manual_seed(0)  # another process has other random numbers
+    resumed = Training(catalogue, replace(circle, epochs=4, results_file=tmp_path / "b.json"))
+    resumed.run()
+    for left, right in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+    other = Training(catalogue, replace(circle, epochs=1, seed=7, results_file=tmp_path / "b.json"))
+    other.run()  # of other settings, so it starts anew
+    assert other.epoch == 1
+
+
+def test_states_do_not_see_what_comes_after(circle, tmp_path):
+    training = Training(load_catalogue(tmp_path, "Circle"), circle)
+    training.model.eval()
+    sequence = torch.tensor([[3, 1, 4, 1, 5, 9]])
+    changed = sequence.clone()
+    changed[0, 4:] = 2
+    with torch.no_grad():
+        first, second = training.model(sequence), training.model(changed)
+        padded = training.model.last(torch.cat([sequence, torch.zeros(1, 3, dtype=torch.int64)], 1))
+    assert torch.allclose(first[:, :4], second[:, :4], atol=1e-6)
+    assert not torch.allclose(first[:, 4:], second[:, 4:], atol=1e-3)
+    assert torch.allclose(padded, first[:, -1], atol=1e-6)
+
+
+def test_training_reads_no_target_of_valid_or_test(circle, tmp_path):
+    catalogue = load_catalogue(tmp_path, "Circle")
+    training = Training(catalogue, circle)
+    users = training.users
+    table = training.sequences(users, catalogue.train_end[users], 51)
+    for row, user in enumerate(users):
+        mine = catalogue.history(int(user), int(catalogue.train_end[user]))
+        assert (table[row][table[row] > 0].numpy() - 1).tolist() == np.searchsorted(catalogue.item_ids, mine).tolist()
+
+
+@pytest.mark.parametrize("filter_history", [False, True])
+def test_early_stopping_sees_the_metric_of_record(circle, tmp_path, filter_history):
+    catalogue = load_catalogue(tmp_path, "Circle")
+    training = Training(catalogue, replace(circle, filter_history=filter_history))
+    found = evaluate_ranker("sasrec", training.score, catalogue, "valid", filter_history, 10)
+    expected = per_sample_metrics(ranks_of(found.ranked, found.targets), ["ndcg@10"])["ndcg@10"].mean()
+    assert training.quality("valid") == pytest.approx(expected, abs=1e-9)
+
+
+def test_dense_ranking_of_known_scores():
+    """Equal scores go by the order of ties, also where they straddle the end of the list."""
+    matrix = np.array([[1, 3, 3, 2, 3], [5, 5, 5, 5, 5]], np.float32)
+    order = np.array([4, 2, 0, 1, 3])
+    columns, scores = rank_dense(matrix, order, None, 2)
+    assert columns.tolist() == [[4, 2], [4, 2]]
+    columns, scores = rank_dense(matrix, order, (np.array([0, 0, 0, 0]), np.array([4, 2, 1, 0])), 3)
+    assert columns.tolist() == [[3, -1, -1], [4, 2, 0]]
+    assert scores[0].tolist() == [2, -np.inf, -np.inf]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hidden_size": 10, "num_heads": 4}, {"dropout": 1.0}, {"learning_rate": 0.0}, {"patience": 0}]
+)
+def test_wrong_settings_are_refused(circle, tmp_path, wrong):
+    with pytest.raises(ValueError, match="--"):
+        Training(load_catalogue(tmp_path, "Circle"), replace(circle, **wrong))
+
+
+def test_flags_are_the_settings():
+    args = vars(build_parser(None).parse_args(["--dataset", "D", "--results_file", "r.json", "--loss", "bce"]))
+    assert SASRecConfig(**args).loss == "bce"
+    assert replace(SASRecConfig(**args), loss="ce") == SASRecConfig("D", args["results_file"])
