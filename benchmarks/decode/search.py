@@ -134,4 +134,4 @@ def rows(quick: bool) -> Iterator[Row]:
     yield ratio_row("beam search, prompts of 128 x 32", model, sids, (128, 32), BEAMS, 1, None)
     name = "beam search, prompts of 128 x 8, 1,000,000 items"
     yield ratio_row(name, model, catalogue(1_000_000), (128, 8), BEAMS, 3, 11.0)
-    yield bf16_row(model, sids, 16)
+    yield bf16_row(model, sids, 64)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 INIT_STD = 0.02
+SCORES_AT_ONCE = (1 << 20, 1 << 27)  # scores of items at a time: on a CPU, on a GPU
 
 
 class SASRec(nn.Module):
@@ -47,9 +48,40 @@ class SASRec(nn.Module):
         return self(sequences)[torch.arange(len(sequences), device=sequences.device), ends]
 
 
+class AllItemsLoss(torch.autograd.Function):
+    """Cross-entropy over all items, with its gradients, in parts that fit into the cache: M x N scores never exist."""
+
+    @staticmethod
+    def forward(ctx, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """(): mean over M; (M, D) states, (N, D) weight, (M,) int64 targets from 0."""
+        num_rows = max(1, SCORES_AT_ONCE[states.device.type == "cuda"] // len(weight))
+        state_gradients, weight_gradients = torch.empty_like(states), torch.zeros_like(weight)
+        total = states.new_zeros(())
+        buffer = states.new_empty(min(num_rows, len(states)), len(weight))
+        parts = zip(*(whole.split(num_rows) for whole in (states, targets, state_gradients)), strict=True)
+        for rows, right, gradients in parts:
+            scores = torch.mm(rows, weight.t(), out=buffer[: len(rows)])
+            scores -= scores.amax(1, keepdim=True)
+            own = scores.gather(1, right[:, None])
+            sums = scores.exp_().sum(1, keepdim=True)
+            total += (sums.log() - own).sum()
+            scores /= sums
+            scores.scatter_add_(1, right[:, None], torch.full_like(own, -1.0))
+            torch.mm(scores, weight, out=gradients)
+            weight_gradients.addmm_(scores.t(), rows)
+        ctx.save_for_backward(state_gradients, weight_gradients)
+        return total / len(states)
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        state_gradients, weight_gradients = ctx.saved_tensors
+        factor = upstream / len(state_gradients)
+        return state_gradients * factor, weight_gradients * factor, None
+
+
 def softmax_loss(model: SASRec, states: Tensor, targets: Tensor) -> Tensor:
     """(): cross-entropy of the right one of all items; (M, D) states, (M,) targets from 1."""
-    return functional.cross_entropy(model.scores(states), targets - 1)
+    return AllItemsLoss.apply(states, model.items.weight[1:], targets - 1)
 
 
 def binary_loss(model: SASRec, states: Tensor, targets: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from src.common.record import plain
 from src.common.seed import seed_everything
 from src.tasks.catalogue import Catalogue
 
-EVALUATED = 1024  # users scored at a time
+EVALUATED = 128  # users scored at a time: their scores stay in the processor's cache
 MAX_GRADIENT_NORM = 5.0
 SETTLES_NOTHING = ("results_file", "split", "num_beams", "metrics", "epochs", "patience", "device")  # of the weights
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.baselines import sasrec_training
+from src.baselines import sasrec_model, sasrec_training
 from src.baselines.core import evaluate_ranker, rank_dense, run_baseline
 from src.baselines.sasrec import SASRecConfig, build_parser
 from src.baselines.sasrec_training import Training
@@ -102,6 +102,23 @@ def test_dense_ranking_of_known_scores():
     columns, scores = rank_dense(matrix, order, (np.array([0, 0, 0, 0]), np.array([4, 2, 1, 0])), 3)
     assert columns.tolist() == [[3, -1, -1], [4, 2, 0]]
     assert scores[0].tolist() == [2, -np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 10**6])
+def test_loss_over_all_items_is_cross_entropy(at_once, monkeypatch):
+    monkeypatch.setattr(sasrec_model, "SCORES_AT_ONCE", (at_once, at_once))
+    generator = torch.Generator().manual_seed(0)
+    states, weight = (torch.randn(size, 4, generator=generator, requires_grad=True) for size in (11, 7))
+    targets = torch.randint(7, (11,), generator=generator)
+    found = []
+    for loss in (
+        lambda: sasrec_model.AllItemsLoss.apply(states, weight, targets),
+        lambda: torch.nn.functional.cross_entropy(states @ weight.t(), targets),
+    ):
+        value = 3 * loss()
+        found.append((value, *torch.autograd.grad(value, (states, weight))))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize(
