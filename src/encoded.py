@@ -36,7 +36,7 @@ class DecoderPrompts:
             model(**part, use_cache=True, logits_to_keep=1) for part in _split(inputs, self.mask.device.type == "cpu")
         ]
         self.logits = torch.cat([part.logits for part in parts])
-        self.cache = _joined([part.past_key_values for part in parts], self.mask.shape[1])
+        self.cache = _joined([part.past_key_values for part in parts], *self.mask.shape)
 
     def extend(self, tokens: Tensor, depth: int | Tensor, sees: Tensor) -> Tensor:
         """(B, n, V) logits after n more tokens of each prompt, which are remembered.
@@ -83,15 +83,21 @@ def _split(inputs: Mapping[str, Tensor], is_cpu: bool) -> list[dict[str, Tensor]
     return parts
 
 
-def _joined(caches: Sequence[Any], width: int) -> Any:
+def _joined(caches: Sequence[Any], num_prompts: int, width: int) -> Any:
     """One cache of the prompts of several, each filled up on the left to `width`."""
     joined = caches[0]
     if len(caches) > 1:
         for number, layer in enumerate(joined.layers):
             for name in ("keys", "values"):
-                parts = [getattr(cache.layers[number], name) for cache in caches]
-                parts = [functional.pad(part, (0, 0, width - part.shape[2], 0)) for part in parts]
-                setattr(layer, name, torch.cat(parts))
+                whole, begin = None, 0
+                for cache in caches:  # one after another, each given back: memory never holds all of them twice
+                    part = getattr(cache.layers[number], name)
+                    setattr(cache.layers[number], name, None)
+                    if whole is None:
+                        whole = part.new_zeros(num_prompts, part.shape[1], width, part.shape[3])
+                    whole[begin : begin + len(part), :, width - part.shape[2] :] = part
+                    begin += len(part)
+                setattr(layer, name, whole)
     return joined
 
 
