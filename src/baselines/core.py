@@ -46,6 +46,17 @@ def history_entries(catalogue: Catalogue, users: np.ndarray, positions: np.ndarr
     return rows, np.searchsorted(catalogue.item_ids, items), positions[rows] - within
 
 
+def last_items(catalogue: Catalogue, users: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
+    """(B, T) int64: columns of the last `length` items before `ends` of each user's sequence, then -1."""
+    sizes = np.minimum(ends, length)
+    table = np.full((len(users), max(1, int(sizes.max()))), -1, np.int64)
+    rows = np.repeat(np.arange(len(users)), sizes)
+    within = np.arange(len(rows)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    begins = catalogue.offsets[users] + ends - sizes
+    table[rows, within] = np.searchsorted(catalogue.item_ids, catalogue.sequence[begins[rows] + within])
+    return table
+
+
 def training_entries(catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
     """(T',) user and (T',) column of every interaction of the training parts, users in order, oldest first."""
     rows, columns, _ = history_entries(catalogue, np.arange(catalogue.num_users), catalogue.train_end)

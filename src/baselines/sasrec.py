@@ -9,9 +9,8 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from src.baselines.config import BaselineConfig
-from src.baselines.config import build_parser as build_common_parser
-from src.common.cli import add_device_flag, user_errors
+from src.baselines.config import TrainedConfig, build_training_parser
+from src.common.cli import user_errors
 
 if TYPE_CHECKING:
     from src.baselines.core import Scorer
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SASRecConfig(BaselineConfig):
+class SASRecConfig(TrainedConfig):
     """The defaults were chosen on the validation split of Beauty (docs/baselines_readme.md)."""
 
     loss: str = "ce"
@@ -28,17 +27,11 @@ class SASRecConfig(BaselineConfig):
     num_heads: int = 2
     dropout: float = 0.5
     max_his_len: int = 50
-    learning_rate: float = 1e-3
-    batch_size: int = 128  # users
-    epochs: int = 200
-    patience: int = 10  # epochs without a better NDCG@10 on the validation split
-    seed: int = 42
-    device: str = "auto"
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
     d = SASRecConfig
-    parser = build_common_parser(description)
+    parser = build_training_parser(description, d)
     add = parser.add_argument
     add("--loss", choices=("ce", "bce"), default=d.loss, help="softmax over all items, or against one random item")
     add("--hidden_size", type=int, default=d.hidden_size, help="width")
@@ -46,21 +39,15 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     add("--num_heads", type=int, default=d.num_heads, help="attention heads")
     add("--dropout", type=float, default=d.dropout, help="of embeddings, attention and layers")
     add("--max_his_len", type=int, default=d.max_his_len, help="latest items of a sequence that it sees")
-    add("--learning_rate", type=float, default=d.learning_rate, help="of Adam")
-    add("--batch_size", type=int, default=d.batch_size, help="users a step")
-    add("--epochs", type=int, default=d.epochs, help="at most")
-    add("--patience", type=int, default=d.patience, help="ends so many epochs after the best one on the valid split")
-    add("--seed", type=int, default=d.seed, help="of weights, batches and dropout")
-    add_device_flag(parser)
     return parser
 
 
 def build_scorer(catalogue: "Catalogue", config: SASRecConfig) -> "Scorer":
     """Trains, or goes on training, and scores all items by their dot product with the state after the history."""
     from src.baselines.core import Scorer
-    from src.baselines.sasrec_training import Training
+    from src.baselines.sasrec_training import SASRecTraining
 
-    training = Training(catalogue, config)
+    training = SASRecTraining(catalogue, config)
     training.run()
     return Scorer(training.score, {"best_epoch": training.best_epoch, "valid_ndcg@10": training.best})
 

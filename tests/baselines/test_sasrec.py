@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.baselines import sasrec_model, sasrec_training
+from src.baselines import sasrec_model
 from src.baselines.core import evaluate_ranker, rank_dense, run_baseline
 from src.baselines.sasrec import SASRecConfig, build_parser
-from src.baselines.sasrec_training import Training
+from src.baselines.sasrec_training import SASRecTraining
 from src.seqrec.metrics import per_sample_metrics, ranks_of
 from src.seqrec.results import read_results
 from src.tasks.catalogue import load_catalogue
@@ -36,32 +36,32 @@ def test_certain_items_are_learnt(circle, loss):
 
 def test_a_killed_run_goes_on_with_the_same_curve(circle, tmp_path, monkeypatch):
     catalogue = load_catalogue(tmp_path, "Circle")
-    straight = Training(catalogue, replace(circle, epochs=4, results_file=tmp_path / "a.json"))
+    straight = SASRecTraining(catalogue, replace(circle, epochs=4, results_file=tmp_path / "a.json"))
     straight.run()
-    killed = Training(catalogue, replace(circle, epochs=4, results_file=tmp_path / "b.json"))
-    train_epoch = sasrec_training.Training._train_epoch
+    killed = SASRecTraining(catalogue, replace(circle, epochs=4, results_file=tmp_path / "b.json"))
+    train_epoch = SASRecTraining.train_epoch
 
     def dies(self):
         if self.epoch == 3:
             raise KeyboardInterrupt
         return train_epoch(self)
 
-    monkeypatch.setattr(sasrec_training.Training, "_train_epoch", dies)
+    monkeypatch.setattr(SASRecTraining, "train_epoch", dies)
     with pytest.raises(KeyboardInterrupt):
         killed.run()
     monkeypatch.undo()
     torch.manual_seed(0)  # another process has other random numbers
-    resumed = Training(catalogue, replace(circle, epochs=4, results_file=tmp_path / "b.json"))
+    resumed = SASRecTraining(catalogue, replace(circle, epochs=4, results_file=tmp_path / "b.json"))
     resumed.run()
     for left, right in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(left, right)
-    other = Training(catalogue, replace(circle, epochs=1, seed=7, results_file=tmp_path / "b.json"))
+    other = SASRecTraining(catalogue, replace(circle, epochs=1, seed=7, results_file=tmp_path / "b.json"))
     other.run()  # of other settings, so it starts anew
     assert other.epoch == 1
 
 
 def test_states_do_not_see_what_comes_after(circle, tmp_path):
-    training = Training(load_catalogue(tmp_path, "Circle"), circle)
+    training = SASRecTraining(load_catalogue(tmp_path, "Circle"), circle)
     training.model.eval()
     sequence = torch.tensor([[3, 1, 4, 1, 5, 9]])
     changed = sequence.clone()
@@ -76,7 +76,7 @@ def test_states_do_not_see_what_comes_after(circle, tmp_path):
 
 def test_training_reads_no_target_of_valid_or_test(circle, tmp_path):
     catalogue = load_catalogue(tmp_path, "Circle")
-    training = Training(catalogue, circle)
+    training = SASRecTraining(catalogue, circle)
     users = training.users
     table = training.sequences(users, catalogue.train_end[users], 51)
     for row, user in enumerate(users):
@@ -87,7 +87,7 @@ def test_training_reads_no_target_of_valid_or_test(circle, tmp_path):
 @pytest.mark.parametrize("filter_history", [False, True])
 def test_early_stopping_sees_the_metric_of_record(circle, tmp_path, filter_history):
     catalogue = load_catalogue(tmp_path, "Circle")
-    training = Training(catalogue, replace(circle, filter_history=filter_history))
+    training = SASRecTraining(catalogue, replace(circle, filter_history=filter_history))
     found = evaluate_ranker("sasrec", training.score, catalogue, "valid", filter_history, 10)
     expected = per_sample_metrics(ranks_of(found.ranked, found.targets), ["ndcg@10"])["ndcg@10"].mean()
     assert training.quality("valid") == pytest.approx(expected, abs=1e-9)
@@ -126,7 +126,7 @@ def test_loss_over_all_items_is_cross_entropy(at_once, monkeypatch):
 )
 def test_wrong_settings_are_refused(circle, tmp_path, wrong):
     with pytest.raises(ValueError, match="--"):
-        Training(load_catalogue(tmp_path, "Circle"), replace(circle, **wrong))
+        SASRecTraining(load_catalogue(tmp_path, "Circle"), replace(circle, **wrong))
 
 
 def test_flags_are_the_settings():

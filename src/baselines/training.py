@@ -1,0 +1,102 @@
+"""What trained baselines share: epochs, early stopping on the validation split, and going on after a kill."""
+
+import hashlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.baselines.config import TrainedConfig
+from src.common.artifacts import atomic_path, file_hash
+from src.common.cli import check_at_least
+from src.common.distributed import barrier, is_main
+from src.common.log import logger
+from src.common.record import plain
+
+SETTLES_NOTHING = {"results_file", "split", "num_beams", "metrics", "patience", "device"}  # of the weights
+
+
+class Training(ABC):
+    """A run, and after it the model of its best epoch. Subclasses give `model`, `optimizer` and the two methods below.
+
+    Checkpoints lie in `<results>.model/`: `last.pth` after every epoch, `best.pth` of the best one.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, config: TrainedConfig, inputs: Sequence[Path], settles_nothing: Sequence[str] = ()):
+        """
+        Args:
+            inputs: files that the weights depend on.
+            settles_nothing: further settings that they do not depend on.
+        """
+        check_at_least(config, batch_size=1, epochs=1, patience=1)
+        if config.learning_rate <= 0:
+            raise ValueError(f"--learning_rate {config.learning_rate}: it must be above 0")
+        self.config = config
+        self.folder = Path(config.results_file).with_suffix(".model")
+        self.epoch = self.best_epoch = 0
+        self.best = -1.0
+        ignored = SETTLES_NOTHING.union(settles_nothing)
+        settings = {name: value for name, value in plain(config).items() if name not in ignored}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for path in inputs:
+            digest.update(file_hash(path).encode())
+        self.key = digest.hexdigest()
+
+    @abstractmethod
+    def train_epoch(self) -> float:
+        """One pass over the training samples, whose randomness depends on seed and `epoch` alone; gives the loss."""
+
+    @abstractmethod
+    def quality(self, split: str) -> float:
+        """NDCG@10 on a split."""
+
+    def run(self) -> None:
+        """Trains until `patience` epochs have brought nothing, or `epochs` are over; ends with the best weights."""
+        self._resume()
+        while self.epoch < self.config.epochs and self.epoch - self.best_epoch < self.config.patience:
+            started = time.monotonic()
+            self.epoch += 1
+            loss = self.train_epoch()
+            quality = self.quality("valid")
+            if quality > self.best:
+                self.best, self.best_epoch = quality, self.epoch
+                self._save("best.pth", {"model": self.model.state_dict()})
+            state = {"key": self.key, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            self._save("last.pth", state | {"epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch})
+            seconds = time.monotonic() - started
+            logger.info(
+                "epoch %d of %d: loss %.4f, valid ndcg@10 %.4f (best %.4f after %d), %.0f s, %.0f min left at most",
+                self.epoch, self.config.epochs, loss, quality, self.best, self.best_epoch, seconds,
+                seconds * (self.config.epochs - self.epoch) / 60,
+            )  # fmt: skip
+        barrier()
+        self.model.load_state_dict(self._read("best.pth")["model"])
+
+    def _resume(self) -> None:
+        if not (self.folder / "last.pth").is_file():
+            return
+        state = self._read("last.pth")
+        if state["key"] != self.key:
+            logger.info("%s is of other data or settings: training starts anew", self.folder)
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
+        logger.info("goes on after epoch %d of %s", self.epoch, self.folder)
+
+    def _save(self, name: str, table: dict[str, Any]) -> None:
+        if is_main():
+            with atomic_path(self.folder / name) as temporary:
+                torch.save(table, temporary)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        device = next(self.model.parameters()).device
+        return torch.load(self.folder / name, map_location=device, weights_only=True)
