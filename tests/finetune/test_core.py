@@ -346,6 +346,19 @@ def test_packing_does_not_change_the_step(tmp_path, monkeypatch):
         assert_equal_weights(other, runs[0], rtol=0, atol=1e-5)
 
 
+def test_validation_is_the_mean_over_answer_tokens_however_they_are_batched(tmp_path):
+    """Answers of unequal length: a mean of the batches' means would depend on the batch."""
+    changes = {"tasks": ("seqrec", "index2item"), "valid_prompt_id": 5, "learning_rate": 0.0, "max_steps": 1}
+    told = []
+    for size in (8, 30):  # batches of 16 and of 30 validate
+        folder = finetune(
+            config_for(tmp_path / str(size), **changes, save_and_eval_steps=1, per_device_batch_size=size)
+        )
+        told += [line for line in log_of(folder) if "eval_loss" in line]
+    for name in ("eval_loss", "eval_loss_seqrec", "eval_loss_index2item"):
+        assert told[0][name] == pytest.approx(told[1][name], rel=1e-6), name
+
+
 # ---- errors come before the model ------------------------------------------------------------------------------------
 @pytest.fixture
 def no_model(monkeypatch):
