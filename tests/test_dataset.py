@@ -31,12 +31,17 @@ def targets(dataset: TaskDataset) -> list[tuple[int, ...]]:
     return [tuple(row) for row in dataset.examples.tolist()]
 
 
-def test_wording_depends_on_seed_epoch_and_example_only(builder):
+def test_wording_depends_on_seed_epoch_and_example_only(builder, monkeypatch):
     first, twin = (TaskDataset(SEQREC, builder, "train", seed=1, prompts_per_example=2) for _ in range(2))
     np.random.seed(3)
     forwards = [first[i].ids.tolist() for i in range(len(first))]
     backwards = [twin[i].ids.tolist() for i in reversed(range(len(twin)))][::-1]  # another worker, another order
     assert forwards == backwards
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: 1)
+    assert [first[i].ids.tolist() for i in range(len(first))] == forwards
     asked = wordings(first)
     assert all(asked[i] != asked[i + 1] for i in range(0, len(asked), 2))  # two wordings of one example differ
     first.epoch = 1

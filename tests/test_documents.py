@@ -230,6 +230,15 @@ def test_launchers_print_a_command_whose_flags_exist(name):
     assert not wrong, f"{name} passes flags that do not exist: {wrong}"
 
 
+@pytest.mark.parametrize("name", [n for n in SHELL_SCRIPTS if re.search("ds_z3_|train_nodes", (ROOT / n).read_text())])
+def test_launchers_of_zero_3_end_with_the_merge(name):
+    """The parts of a ZeRO-3 checkpoint are no model yet."""
+    last = (ROOT / name).read_text().splitlines()[-1]
+    assert last.startswith("# python -m src.merge_zero3 ")
+    (command,) = commands_in(last.removeprefix("# "))
+    assert not unknown_flags(command)
+
+
 # ---- nothing of one machine ------------------------------------------------------------------------------------------
 def test_no_file_names_a_machine_or_a_registry():
     """Joined here from pieces, since this file is searched too."""

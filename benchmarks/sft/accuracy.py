@@ -104,13 +104,12 @@ def difference_row(split: str, settings: Settings, source: Path) -> Row:
     from src.seqrec.compare import load_samples
     from src.seqrec.metrics import paired_test
 
-    sides = []
-    for share_prefix in (False, True):
-        samples = [
-            load_samples(results_of(seed, share_prefix, split, settings, source), ["hit@10"]) for seed in settings.seeds
-        ]
-        sides.append(np.concatenate([sample.values["hit@10"] for sample in samples]))
-        users = [user for sample in samples for user, _, _ in sample.keys]
+    pairs = [  # seed by seed, so that a run cut short leaves whole pairs
+        [load_samples(results_of(seed, share, split, settings, source), ["hit@10"]) for share in (False, True)]
+        for seed in settings.seeds
+    ]
+    sides = [np.concatenate([side.values["hit@10"] for side in kind]) for kind in zip(*pairs, strict=True)]
+    users = [user for independent, _ in pairs for user, _, _ in independent.keys]
     test = paired_test(*sides, users)
     means = [side.reshape(len(settings.seeds), -1).mean(1) for side in sides]
     return Row(

@@ -22,3 +22,6 @@ MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export MASTER_ADDR
 # shellcheck disable=SC2016
 srun bash -c 'NODE_RANK="$SLURM_NODEID" exec bash scripts/finetune/train_nodes.sh "$@"' bash "$@"
+
+# With ZeRO-3, the default, merge the parts of the best checkpoint afterwards, in float32:
+# python -m src.merge_zero3 --ckpt_model "$OUTPUT_DIR" --output_dir "$OUTPUT_DIR-merged"

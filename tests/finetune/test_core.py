@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +224,46 @@ def test_resumed_run_ends_where_a_straight_one_does(tmp_path, family, lora):
     assert curves[0] == curves[1]
 
 
+SLOWLY = """
+import time
+from pathlib import Path, PosixPath
+from src.finetune.config import FinetuneConfig
+from src.finetune.core import finetune
+from src.finetune.trainer import AnswerTrainer
+losses = AnswerTrainer.token_losses
+AnswerTrainer.token_losses = lambda *arguments: time.sleep(0.1) or losses(*arguments)
+"""
+
+
+@pytest.mark.slow
+def test_run_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path):
+    """By SIGKILL, some steps after a checkpoint."""
+    config = config_for(tmp_path / "straight", tasks=("seqrec", "item2index"), train_data_sample_num=(30, 10),
+                        use_lora=True, lora_r=4, max_steps=16, save_and_eval_steps=5, max_valid_samples=8)  # fmt: skip
+    straight = finetune(config)
+    config = replace(config, output_dir=tmp_path / "killed", resume_from_checkpoint="True")
+    log, root = config.output_dir / "trainer_log.jsonl", Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{SLOWLY}\nfinetune({config!r})"], cwd=root, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (log.is_file() and '"step": 7' in log.read_text()):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert core_newest(config.output_dir) == config.output_dir / "checkpoint-5"
+    assert not (config.output_dir / "adapter_model.safetensors").exists()
+    resumed = finetune(config)
+    assert_equal_weights(resumed, straight)
+    curves = [
+        [(line["step"], line[kind]) for line in log_of(folder) for kind in ("loss", "eval_loss") if kind in line]
+        for folder in (straight, resumed)
+    ]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10, 11, 12, 13, 14, 15, 15, 16, 16]
+
+
 def core_newest(folder: Path) -> Path | None:
     from src.finetune.trainer import newest_whole_checkpoint
 
@@ -283,10 +325,38 @@ def test_batch_of_8_is_batch_of_4_twice(tmp_path, family):
     assert moved > 1e-3  # the step is large enough to tell
 
 
-def test_packing_does_not_change_the_step(tmp_path):
-    runs = [finetune(config_for(tmp_path / str(length), **BATCHES, row_length=length)) for length in (1, 256, 4096)]
+def test_packing_does_not_change_the_step(tmp_path, monkeypatch):
+    """In rows of --row_length tokens, as on a GPU; on a CPU a batch is one row, whatever the flag says."""
+    made = []
+
+    def as_on(device: str):
+        def make(config, loaded, parts, _):
+            made.append(make_collator(config, loaded, parts, torch.device(device)))
+            return made[-1]
+
+        return make
+
+    make_collator = training.make_collator
+    runs = []
+    for device, length in (("cpu", 256), ("cuda", 1), ("cuda", 256), ("cuda", 4096)):
+        monkeypatch.setattr(training, "make_collator", as_on(device))
+        runs.append(finetune(config_for(tmp_path / f"{device}-{length}", **BATCHES, row_length=length)))
+    assert [collator.row_length for collator in made] == [0, 1, 256, 4096]
     for other in runs[1:]:
         assert_equal_weights(other, runs[0], rtol=0, atol=1e-5)
+
+
+def test_validation_is_the_mean_over_answer_tokens_however_they_are_batched(tmp_path):
+    """Answers of unequal length: a mean of the batches' means would depend on the batch."""
+    changes = {"tasks": ("seqrec", "index2item"), "valid_prompt_id": 5, "learning_rate": 0.0, "max_steps": 1}
+    told = []
+    for size in (8, 30):  # batches of 16 and of 30 validate
+        folder = finetune(
+            config_for(tmp_path / str(size), **changes, save_and_eval_steps=1, per_device_batch_size=size)
+        )
+        told += [line for line in log_of(folder) if "eval_loss" in line]
+    for name in ("eval_loss", "eval_loss_seqrec", "eval_loss_index2item"):
+        assert told[0][name] == pytest.approx(told[1][name], rel=1e-6), name
 
 
 # ---- errors come before the model ------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ ELSEWHERE = {
     "index_file": "tests/finetune/test_core.py",
     "image_path": "tests/finetune/test_flags.py",
     "skip_bad_images": "tests/finetune/test_core.py",
-    "row_length": "tests/test_collate.py",
+    "row_length": "tests/finetune/test_core.py",
     "use_gradient_checkpointing": "tests/finetune/test_flags.py",
     "num_workers": "tests/finetune/test_flags.py",
     "deepspeed": "tests/finetune/test_engine.py",
