@@ -1,0 +1,122 @@
+"""TIGER: learns what is certain, names items only, goes on after a kill, and trains on several ranks."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.baselines.tiger import TigerConfig, build_parser
+from src.baselines.tiger_training import END, FIRST_TOKEN, PAD, TigerTraining, run_tiger
+from src.common.artifacts import save_sid_index
+from src.common.sid import SidIndex
+from src.seqrec.results import predictions_path, read_predictions, read_results
+from src.tasks.catalogue import load_catalogue
+from tests.baselines.test_baselines import write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+SIDS = np.array([[item // 4, item % 4] for item in range(10)])
+TOKENS = SIDS + np.array([FIRST_TOKEN, FIRST_TOKEN + 3])
+
+
+@pytest.fixture
+def circle(tmp_path):
+    """Everybody walks the same circle of ten items, so the next one is certain."""
+    walks = {str(user): [(user + step) % 10 for step in range(4 + user % 9)] for user in range(120)}
+    write_dataset(tmp_path, "Circle", walks)
+    (tmp_path / "Circle" / "Circle.item.json").unlink()  # texts are not needed
+    index_file = tmp_path / "Circle" / "Circle.index_toy.json"
+    save_sid_index(index_file, SidIndex(np.arange(10), SIDS, ("a", "b"), (3, 4)), {})
+    return TigerConfig(
+        "Circle", tmp_path / "out.json", data_path=tmp_path, index_file=str(index_file), num_beams=10, hidden_size=32,
+        num_layers=1, num_heads=2, head_size=16, intermediate_size=64, batch_size=32, dropout=0.0, epochs=16,
+        learning_rate=0.005, device="cpu",
+    )  # fmt: skip
+
+
+def training_of(config, **changes):
+    config = replace(config, **changes)
+    return TigerTraining(load_catalogue(config.data_path, "Circle", config.index_file, needs_texts=False), config)
+
+
+def test_certain_items_are_learnt(circle):
+    results = read_results(run_tiger(replace(circle, metrics="hit@1,hit@10")))
+    assert results["mean_results"]["hit@1"] > 0.9
+    assert results["mean_results"]["hit@10"] == 1  # ten beams hold all ten items
+    assert results["model"] == "tiger"
+    assert results["settings"]["best_epoch"] > 0
+
+
+def test_history_is_left_out(circle):
+    (part,) = read_predictions(predictions_path(run_tiger(replace(circle, epochs=1, filter_history=True))))
+    for user, length, ranked in zip(part.users, part.history_lengths, part.ranked, strict=True):
+        history = {(int(user) + step) % 10 for step in range(length)}
+        kept = [item for item in ranked.tolist() if item >= 0]
+        assert sorted(kept) == sorted(set(range(10)) - history)
+
+
+def test_prompts_hold_the_latest_items_and_an_end(circle):
+    training = training_of(circle, max_his_len=2)
+    questions = training.questions(np.array([0, 3]), np.array([1, 4]))  # user 0 had item 0, user 3 the items 3 4 5 6
+    first, second = TOKENS[[0, 5]].tolist()
+    third = TOKENS[6].tolist()
+    assert questions["input_ids"].tolist() == [[*first, END, PAD, PAD], [*second, *third, END]]
+    assert questions["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+    answers = training.answers(np.array([0]), np.array([1]))
+    assert answers.tolist() == [[*TOKENS[1].tolist(), END]]
+
+
+def test_only_training_items_are_targets(circle):
+    training = training_of(circle)
+    users, positions = training.targets
+    assert (positions < training.catalogue.train_end[users]).all()
+
+
+def test_a_killed_run_goes_on_with_the_same_curve(circle, tmp_path, monkeypatch):
+    straight = training_of(circle, epochs=4, results_file=tmp_path / "a.json")
+    straight.run()
+    train_epoch = TigerTraining.train_epoch
+
+    def dies(self):
+        if self.epoch == 3:
+            raise KeyboardInterrupt
+        return train_epoch(self)
+
+    monkeypatch.setattr(TigerTraining, "train_epoch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        training_of(circle, epochs=4, results_file=tmp_path / "b.json").run()
+    monkeypatch.undo()
+    resumed = training_of(circle, epochs=4, results_file=tmp_path / "b.json")
+    resumed.run()
+    for left, right in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_flags_are_the_settings():
+    args = vars(build_parser(None).parse_args(["--dataset", "D", "--results_file", "r.json", "--index_file", "i"]))
+    assert TigerConfig(**args) == TigerConfig("D", args["results_file"], index_file="i")
+
+
+@pytest.mark.slow
+def test_two_ranks_train_one_model(circle, tmp_path):
+    """They share every batch, and the lists of all users come back once."""
+    settings = {
+        "dataset": "Circle", "data_path": tmp_path, "index_file": circle.index_file, "device": "cpu",
+        "results_file": tmp_path / "two.json", "hidden_size": 32, "num_layers": 1, "num_heads": 2, "head_size": 16,
+        "intermediate_size": 64, "batch_size": 32, "dropout": 0, "epochs": circle.epochs,
+        "learning_rate": circle.learning_rate, "num_beams": 10, "metrics": "hit@1,hit@10",
+    }  # fmt: skip
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29533", "-m"]
+    done = subprocess.run(
+        [*command, "src.baselines.tiger", *flags], cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = read_results(tmp_path / "two.json")
+    assert results["num_samples"] == 120
+    assert results["mean_results"]["hit@1"] > 0.9
