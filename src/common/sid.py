@@ -79,6 +79,10 @@ class SidIndex:
             raise ValueError(f"item {wanted[~known][0]} has no SID in {self.path or 'this index'}")
         return rows
 
+    def sid_numbers(self) -> np.ndarray:
+        """(N,) int64: number of each row's SID, from 0; rows that share a SID have one number."""
+        return np.unique(self.codes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
     def collision_rate(self) -> float:
         """1 - distinct SIDs / items."""
         return 1 - len(np.unique(self.codes, axis=0)) / len(self.codes)
