@@ -56,7 +56,7 @@ def cases_body(cases: Sequence[Case], catalogue: Catalogue, top_k: int, settings
     hits = sum(bool(case.rank and case.rank <= top_k) for case in cases)
     levels = wrong_levels(cases, catalogue.sid_index.letters)
     counts = {"cases": len(cases), f"right among the first {top_k}": hits}
-    counts |= {f"first: {name}": count for name, count in levels.items()}
+    counts |= {f"rank 1: {name}": count for name, count in levels.items()}
     heading = f'<h1>Cases on {text(catalogue.name)}</h1><p class="lead">{text(settings["ckpt_model"])}</p>'
     cards = "".join(case_card(case, tiles, top_k) for case in cases)
     folded = settings_table("Settings", settings)

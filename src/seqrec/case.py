@@ -22,11 +22,11 @@ def show(config: CaseConfig) -> Path:
 
     setup_logging()
     cases, catalogue = make_cases(config)
+    body = cases_body(cases, catalogue, config.top_k, plain(config))
+    write_text(config.page_path, whole_page(f"Cases on {config.dataset}", body))
     for case in cases:
         print("\n" + "\n".join(case_lines(case, catalogue, config.top_k)))
     print("\n" + "\n".join(legend_lines(cases, catalogue)))
-    body = cases_body(cases, catalogue, config.top_k, plain(config))
-    write_text(config.page_path, whole_page(f"Cases on {config.dataset}", body))
     print(f"page: {config.page_path}")
     return config.page_path
 

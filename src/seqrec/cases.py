@@ -15,7 +15,6 @@ from src.tasks.catalogue import Catalogue
 from src.tasks.task import Template
 
 SHOWN_HISTORY = 8
-RIGHT = "right SID"
 
 
 @dataclass(frozen=True)
@@ -125,28 +124,30 @@ def make_cases(config: CaseConfig) -> tuple[list[Case], Catalogue]:
 def wrong_levels(cases: Sequence[Case], letters: Sequence[str]) -> dict[str, int]:
     """Of how many cases the first recommendation leaves the right SID at each level, or nowhere."""
     counts = Counter(case.shared[0] for case in cases if case.items)
-    return {f"wrong at {letter}": counts[level] for level, letter in enumerate(letters)} | {RIGHT: counts[len(letters)]}
+    wrong = {f"wrong at level {letter}": counts[level] for level, letter in enumerate(letters)}
+    return wrong | {"right SID": counts[len(letters)]}
 
 
 # ---- for the terminal ------------------------------------------------------------------------------------------------
-def item_line(catalogue: Catalogue, item: int) -> str:
-    return f"{''.join(catalogue.sid_tokens(item))}  {item:>6}  {catalogue.items[item]['title'][:60]}"
-
-
 def case_lines(case: Case, catalogue: Catalogue, top_k: int) -> list[str]:
     """One case as lines for people. Of each SID the letters of the leading levels that are right are shown."""
     letters = catalogue.sid_index.letters
-    lines = [f"=== {case.name}", *(f"  had     {item_line(catalogue, item)}" for item in case.history[-SHOWN_HISTORY:])]
+    history, items = case.history[-SHOWN_HISTORY:], case.items[:top_k]
+    sids = {item: "".join(catalogue.sid_tokens(item)) for item in (*history, case.target, *items)}
+    width, widest = sum(map(len, letters)), max(map(len, sids.values()))
+
+    def line(start: str, item: int) -> str:
+        return f"  {start:<{18 + width}}  {sids[item]:<{widest}}  {item:>6}  {catalogue.items[item]['title'][:60]}"
+
+    lines = [f"=== {case.name}", *(line("had", item) for item in history)]
     if case.query is not None:
         lines.append(f"  asked   {case.query}")
-    lines += [f"  target  {item_line(catalogue, case.target)}  ({case.verdict})"]
-    width = sum(map(len, letters))
-    for place, (item, score, shared) in enumerate(
-        zip(case.items[:top_k], case.scores[:top_k], case.shared[:top_k], strict=True), 1
-    ):
+    lines.append(f"{line('target', case.target)}  ({case.verdict})")
+    shown = zip(items, case.scores[:top_k], case.shared[:top_k], strict=True)
+    for place, (item, score, shared) in enumerate(shown, 1):
         agrees = "".join(letters[:shared]) + "-" * sum(map(len, letters[shared:]))
         mark = "HIT" if item == case.target else ""
-        lines.append(f"  {place:>3} {mark:<3} {score:8.3f}  {agrees:<{width}}  {item_line(catalogue, item)}")
+        lines.append(line(f"{place:>3} {mark:<3} {score:8.3f}  {agrees}", item))
     return lines
 
 

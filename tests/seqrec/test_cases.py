@@ -72,7 +72,7 @@ def test_levels_where_the_first_goes_wrong(hand_made):
     right = Case("", [], 10, [10], [0.0], [3])
     nothing = Case("", [], 10, [], [], [])
     counts = wrong_levels([hand_made, right, right, nothing], ("a", "b", "c"))
-    assert counts == {"wrong at a": 0, "wrong at b": 1, "wrong at c": 0, "right SID": 2}
+    assert counts == {"wrong at level a": 0, "wrong at level b": 1, "wrong at level c": 0, "right SID": 2}
     assert hand_made.shared == [1, 2, 3, 0]
     assert (hand_made.rank, hand_made.verdict, nothing.rank) == (3, "rank 3", None)
 
@@ -85,14 +85,16 @@ def test_tokens_are_marked():
 
 def test_lines_of_a_case(hand_made):
     lines = case_lines(hand_made, toy_catalogue(), top_k=3)
-    assert lines[:2] == ["=== user <b>", f"  had     {''.join(toy_index().tokens_of(1))}       1  green shirt number 1"]
+    assert lines[0] == "=== user <b>"
+    assert lines[1].split() == ["had", "".join(toy_index().tokens_of(1)), "1", *["green", "shirt", "number", "1"]]
+    assert len({line.index("<a_") for line in lines[1:]}) == 1  # one below the other
     assert lines[4].endswith("(rank 3)")
     assert [line.split()[:-6] for line in lines[5:]] == [
         ["1", "-0.500", "a--"],
         ["2", "-1.000", "ab-"],
         ["3", "HIT", "-1.500", "abc"],
     ]
-    assert "wrong at b 1" in legend_lines([hand_made], toy_catalogue())[1]
+    assert "wrong at level b 1" in legend_lines([hand_made], toy_catalogue())[1]
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
