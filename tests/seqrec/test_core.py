@@ -19,9 +19,9 @@ from src.models import token_meta
 from src.prompt import PromptSettings
 from src.seqrec import case, core, metric_ddp
 from src.seqrec.config import CaseConfig, EvaluateConfig, build_parser, config_from
-from src.seqrec.core import Parts, Samples, ask, check, cut_batches, evaluate, make_samples
+from src.seqrec.core import Parts, Samples, ask, check, cut_batches, evaluate, make_samples, valid_share
 from src.seqrec.recommender import Recommender, training_settings
-from src.seqrec.results import predictions_path, read_predictions
+from src.seqrec.results import Predictions, Ranked, predictions_path, read_predictions
 from src.tasks.task import load_task
 from tests.seqrec.test_results import DOCUMENTED
 from tests.toy import (
@@ -210,6 +210,12 @@ def test_prompts_are_the_checkpoints(tmp_path):
     assert training_settings(replace(config, max_his_len=3)).his_sep == ", "
 
 
+def test_share_of_what_was_ranked_that_are_items():
+    ranked = np.array([[0, 39, -1, -1], [1, 40, 7, -1]])  # there is no item 40; -1 is no beam
+    part = Predictions(["u1", "u2"], np.array([0, 1]), ranked, np.zeros((2, 4), np.float32))
+    assert valid_share([part], toy_catalogue()) == 4 / 5
+
+
 # ---- ranks and kills -------------------------------------------------------------------------------------------------
 def test_batches_hold_every_sample_once_however_many_ranks():
     positions = np.random.default_rng(0).integers(1, 30, 53)
@@ -260,6 +266,22 @@ def test_parts_of_another_run_are_not_taken(tmp_path, whole):
     ask_some(replace(config, filter_history=True), lambda batches: batches)
     evaluate(config)
     assert_equal_predictions(config, whole)
+
+
+@pytest.mark.parametrize("change", ["settings", "wordings"])
+def test_parts_of_other_prompts_are_not_taken(tmp_path, monkeypatch, change):
+    """A killed run used to go on with what had been asked in other words."""
+    config = config_for(tmp_path, ckpt_model=write_checkpoint(tmp_path / "ckpt", "qwen2", toy_path()))
+    catalogue = toy_catalogue()
+    with Parts(config, catalogue) as parts:
+        parts.write(0, [np.arange(8)], [Ranked(np.zeros((8, 10), np.int64), np.zeros((8, 10), np.float32))])
+    assert len(list(Parts(config, catalogue).done(0))) == 1
+    if change == "settings":
+        record = read_json(config.ckpt_model / "run.json")
+        write_json(config.ckpt_model / "run.json", record | {"prompt_settings": {"max_his_len": 2}})
+    else:
+        monkeypatch.setattr(core, "load_task", lambda name, language: load_task("fusionseqrec", language))
+    assert not list(Parts(config, catalogue).done(0))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
