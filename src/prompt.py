@@ -21,7 +21,7 @@ from src.common.images import open_image, random_view
 from src.common.log import logger
 from src.spelling import spelled_sids
 from src.tasks.catalogue import Catalogue
-from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, LANGUAGES, SLOT, USER_TEXTS, Template
+from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, LANGUAGES, SLOT, USER_TEXTS, Task, Template
 
 IMAGE_CACHE_BYTES = 512 << 20  # pictures, as the model takes them, kept in memory by each process
 TEXT_SLOTS = (*ITEM_TEXTS, *ENRICHED_TEXTS, *USER_TEXTS)
@@ -61,6 +61,24 @@ def checkpoint_settings(ckpt_model: str | Path, prompt_lang: str | None = None) 
     if settings.prompt_lang not in LANGUAGES:
         raise ValueError(f"--prompt_lang {settings.prompt_lang!r}: choose from {', '.join(LANGUAGES)}")
     return settings
+
+
+def check_templates(ckpt_model: str | Path, task: Task) -> None:
+    """Refuses to ask a fine-tuned model in other wordings than it was trained on.
+
+    Passes where its run.json says nothing of the task: another system's model, or a task that it was not trained on.
+
+    Raises:
+        ValueError: the wordings have changed since.
+    """
+    path = Path(ckpt_model) / "run.json"
+    record = read_json(path) if path.is_file() else {}
+    if record.get("templates_sha256", {}).get(task.name, task.templates_sha256) != task.templates_sha256:
+        raise ValueError(
+            f"the wordings of {task.name} have changed since {ckpt_model} was trained (commit"
+            f" {record.get('commit', 'unknown')}): it would be asked in words that it never saw. Bring back the"
+            f" {task.name}.json of that commit in src/tasks/templates, or fine-tune again"
+        )
 
 
 class Sample(NamedTuple):

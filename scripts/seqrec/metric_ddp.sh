@@ -17,7 +17,7 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${RESULTS_FILE:=./results/$DATASET/$TEST_TASK-$(basename "$CKPT_MODEL").json}"
 : "${NPROC:=1}" # GPUs of this machine to use
 : "${MASTER_PORT:=33326}"
-: "${LOG_FILE:=./log/seqrec/metric_ddp_$(date +%Y%m%d%H%M%S).log}"
+: "${LOG_FILE:=./log/seqrec/metric_ddp_${TEST_TASK}_$(date +%Y%m%d%H%M%S).log}"
 
 launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_PORT" -m src.seqrec.metric_ddp \
   --dataset "$DATASET" \

@@ -9,15 +9,19 @@ from src.common.distributed import is_main
 logger = logging.getLogger("grec")
 
 
-def setup_logging(log_file: str | Path | None = None) -> logging.Logger:
-    """Prepares the `grec` logger. Other ranks speak only of warnings and errors, to standard error."""
+def setup_logging(log_file: str | Path | None = None, to_stderr: bool = False) -> logging.Logger:
+    """Prepares the `grec` logger. Other ranks speak only of warnings and errors, to standard error.
+
+    Args:
+        to_stderr: rank 0 speaks there too, where standard output is for a program to read.
+    """
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
     logger.propagate = False
     logger.setLevel(logging.INFO if is_main() else logging.WARNING)
     line = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout if is_main() else sys.stderr)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout if is_main() and not to_stderr else sys.stderr)]
     if log_file is not None and is_main():
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, encoding="utf-8"))

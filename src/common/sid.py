@@ -79,6 +79,14 @@ class SidIndex:
             raise ValueError(f"item {wanted[~known][0]} has no SID in {self.path or 'this index'}")
         return rows
 
+    def num_shared_levels(self, row: int, others: np.ndarray) -> np.ndarray:
+        """(M,) int64: how many levels the SIDs of the rows `others` share with that of `row`, from the coarsest on."""
+        return np.cumprod(self.codes[others] == self.codes[row], axis=1).sum(1)
+
+    def sid_numbers(self) -> np.ndarray:
+        """(N,) int64: number of each row's SID, from 0; rows that share a SID have one number."""
+        return np.unique(self.codes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
     def collision_rate(self) -> float:
         """1 - distinct SIDs / items."""
         return 1 - len(np.unique(self.codes, axis=0)) / len(self.codes)

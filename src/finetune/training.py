@@ -87,6 +87,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         return config.output_dir
     record = run_record(config, input_files(catalogues)) | {
         "tasks": [task.name for task in tasks],
+        "templates_sha256": {task.name: task.templates_sha256 for task in tasks},
         "prompt_settings": vars(settings),
         "index_file": ",".join(str(catalogue.sid_index.path) for catalogue in catalogues),
         "sid_init": way,

@@ -61,11 +61,29 @@ figcaption b { color: var(--ink); font-weight: 600; }
 figure.hit img, figure.hit .words { outline: 3px solid var(--hit); outline-offset: -1px; border-color: var(--hit); }
 figure.hit figcaption b { color: var(--hit); }
 figure.target img, figure.target .words { outline: 2px solid var(--c0); outline-offset: -1px; }
+.person p { margin: 10px 0 0; }
+.ranking { list-style: none; margin: 12px 0 0; padding: 0; }
+.ranking li { display: grid; grid-template-columns: 24px 42px 1fr auto; gap: 0 12px; align-items: center;
+  padding: 7px 8px; border-top: 1px solid var(--line); }
+.ranking li > b { text-align: right; color: var(--faint); } .ranking li > span { font-variant-numeric: tabular-nums; }
+.ranking li.hit > b { color: var(--hit); } .ranking li div > span, .ranking li div > small { display: block; }
+.ranking div { min-width: 0; }
+.ranking figure, .ranking figure img, .ranking figure .words { width: 42px; height: 54px; }
+.ranking figure .words span { display: none; }
+@media (min-width: 1000px) { .ranking { columns: 2; column-gap: 28px; } .ranking li { break-inside: avoid; } }
+.sid { margin: 3px 0 1px; } .sid code { display: inline-block; border: 1px solid var(--line); border-radius: 5px;
+  padding: 0 5px; margin: 0 4px 2px 0; color: var(--faint);
+  font: 12px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
+.sid .same { color: var(--hit); border-color: var(--hit); }
+.sid .wrong { color: var(--c4); border-color: var(--c4); font-weight: 700; }
 @media (max-width: 600px) { main { padding: 20px 10px 40px; } section { padding: 16px 12px; } h1 { font-size: 25px; }
   th, td { padding: 8px 6px; } .value small { display: block; } .value svg { width: 100px; }
   .facts { grid-template-columns: repeat(3, 1fr); gap: 6px; } .fact { padding: 8px 10px; } .fact b { font-size: 17px; }
   svg { overflow: visible; } svg text { font-size: 14px; }
   .settings td:first-child { width: 48%; } .group { width: 100%; } .tiles { gap: 8px 5px; }
+  .ranking li { gap: 0 8px; padding: 7px 0; grid-template-columns: 22px 42px 1fr; }
+  .ranking li > span { grid-column: 3; font-size: 12px; }
+  .sid code { font-size: 11px; padding: 0 3px; margin-right: 3px; }
   figure { width: calc(25% - 4px); } figure img, figure .words { width: 100%; height: auto; aspect-ratio: 62 / 82; } }
 footer { color: var(--faint); font-size: 12px; margin-top: 22px; }
 """

@@ -1,58 +1,14 @@
 """Users as strips of pictures: what they had, what came next, what was recommended."""
 
-import base64
-import io
-from pathlib import Path
-
 import numpy as np
 
-from src.common.images import open_image
-from src.reporting.page import note, text
+from src.reporting.page import note
+from src.reporting.tiles import Tiles, person, strip
 from src.seqrec.metrics import ranks_of
 from src.seqrec.results import Predictions
 from src.tasks.catalogue import Catalogue
 
 NUM_USERS, NUM_HISTORY, NUM_SHOWN = 12, 8, 5
-THUMBNAIL = (124, 164)  # twice the size shown, for sharp screens
-JPEG_QUALITY = 72
-
-
-def thumbnail(path: Path) -> str:
-    """A small JPEG of the picture as a data URI."""
-    image = open_image(path)
-    image.thumbnail(THUMBNAIL)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-class Tiles:
-    """Pictures of items, or their titles where there is no picture; each is encoded once."""
-
-    def __init__(self, catalogue: Catalogue):
-        self.catalogue = catalogue
-        self.pictures: dict[int, str | None] = {}
-
-    def picture(self, item_id: int) -> str | None:
-        if item_id not in self.pictures:
-            path = self.catalogue.image_files.get(item_id)
-            try:
-                self.pictures[item_id] = thumbnail(path) if path else None
-            except ValueError:  # a broken file, which the report is not the place to mend
-                self.pictures[item_id] = None
-        return self.pictures[item_id]
-
-    def tile(self, item_id: int, kind: str = "", caption: str = "") -> str:
-        """A card: picture, or title where there is none; below it the item's id, after `caption`."""
-        title = text(self.catalogue.items[item_id]["title"].strip() or "no title")
-        picture = self.picture(item_id)
-        words = f'<div class="words"><span>{title}</span></div>'
-        body = f'<img src="{picture}" alt="{title}" loading="lazy">' if picture else words
-        below = f"<span>{title}</span>" if picture else ""
-        return (
-            f'<figure class="{kind}" title="item {item_id}: {title}">{body}'
-            f"<figcaption><b>{caption}#{item_id}</b>{below}</figcaption></figure>"
-        )
 
 
 def choose_samples(ranks: np.ndarray, seed: int) -> np.ndarray:
@@ -99,13 +55,5 @@ def people(catalogue: Catalogue, predictions: Predictions, seed: int) -> str:
                 tiles.tile(item, "hit" if item == target else "", f"{place}. ") for place, item in enumerate(ranked, 1)
             ),
         }
-        strip = "".join(
-            f'<div class="group"><small>{name}</small><div class="tiles">{body}</div></div>'
-            for name, body in groups.items()
-        )
-        parts.append(
-            f'<div class="person"><header><b>user {text(predictions.users[row])}</b>'
-            f'<span class="badge{" hit" if rank < NUM_SHOWN else ""}">{verdict}</span></header>'
-            f'<div class="strip">{strip}</div></div>'
-        )
+        parts.append(person(f"user {predictions.users[row]}", verdict, rank < NUM_SHOWN, strip(groups)))
     return "".join(parts)

@@ -1,61 +1,54 @@
-"""Show a few users: their history, what came next, and what the model ranks first.
+"""Show a few users: their history, what came next, what the model ranks, and at which level each SID goes wrong.
 
-python -m src.seqrec.case --dataset Demo --index_file .index_simple.json --ckpt_model output/demo --sample_num 5
+    python -m src.seqrec.case --dataset Demo --index_file .index_simple.json --ckpt_model output/demo --users u3,u7
+
+Prints a table, and writes a page with pictures that holds everything it shows.
 """
 
-from dataclasses import replace
+from pathlib import Path
 
-from src.common.cli import user_errors
-from src.seqrec.config import EvaluateConfig, build_parser, config_from
-
-SHOWN_USERS, SHOWN_HISTORY, SHOWN_ITEMS = 5, 8, 5
+from src.common.cli import name_list, user_errors
+from src.seqrec.config import CaseConfig, add_top_k_flag, build_parser, config_from
 
 
-def show(config: EvaluateConfig) -> None:
-    """Prints what the model ranks for the samples that metric_ddp would ask about under the same settings."""
-    import numpy as np
-
-    from src.common.distributed import resolve_device
+def show(config: CaseConfig) -> Path:
+    """Prints the cases and writes their page; gives its path."""
+    from src.common.artifacts import write_text
     from src.common.log import setup_logging
-    from src.seqrec.core import check, make_samples
+    from src.common.record import plain
+    from src.reporting.cases import cases_body
+    from src.reporting.page import whole_page
+    from src.seqrec.cases import case_lines, legend_lines, make_cases
 
     setup_logging()
-    config = replace(config, metrics=("hit@1",))  # none is worked out here, so none asks for longer lists
-    task, prompt_ids, catalogue = check(config)
-    samples = make_samples(config, task, catalogue)
-    from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
-
-    recommender = Recommender(config, catalogue, resolve_device(config.device))
-    index = catalogue.sid_index
-    rows = index.rows_of(catalogue.item_ids)
-
-    def line(item: int) -> str:
-        sid = "".join(index.tokens_of(int(rows[np.searchsorted(catalogue.item_ids, item)])))
-        return f"{sid}  {item:>6}  {catalogue.items[item]['title'][:60]}"
-
-    for number, name in enumerate(samples.names(catalogue)):
-        history, target = samples.history(catalogue, number), int(samples.targets[number])
-        row = int(samples.text_rows(np.array([number]))[0])
-        ranked = recommender.rank(task.item_templates[prompt_ids[0]], [history], [target], [row])
-        place = np.flatnonzero(ranked.items[0] == target)
-        print(f"\n=== {'user' if samples.next_item else 'item'} {name}")
-        for item in history[-SHOWN_HISTORY:]:
-            print(f"  had     {line(int(item))}")
-        if row >= 0:
-            print(f"  asked   {catalogue.user_texts['query'].texts[row]}")
-        found = f"rank {place[0] + 1}" if len(place) else f"not among {config.num_beams}"
-        print(f"  target  {line(target)}  ({found})")
-        for item, score in zip(ranked.items[0, :SHOWN_ITEMS], ranked.scores[0, :SHOWN_ITEMS], strict=True):
-            if item >= 0:
-                print(f"  {'HIT ' if item == target else '    '}{score:7.3f} {line(int(item))}")
+    cases, catalogue = make_cases(config)
+    body = cases_body(cases, catalogue, config.top_k, plain(config))
+    write_text(config.page_path, whole_page(f"Cases on {config.dataset}", body))
+    for case in cases:
+        print("\n" + "\n".join(case_lines(case, catalogue, config.top_k)))
+    print("\n" + "\n".join(legend_lines(cases, catalogue)))
+    print(f"page: {config.page_path}")
+    return config.page_path
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser(__doc__)
-    parser.set_defaults(sample_num=SHOWN_USERS)
+    parser.add_argument(
+        "--users",
+        type=name_list,
+        default=CaseConfig.users,
+        help="users to show, by commas; items, where the task is about those (default: --sample_num random ones)",
+    )
+    add_top_k_flag(parser)
+    parser.add_argument(
+        "--html",
+        type=Path,
+        help="page to write (default: beside --results_file, else results/<dataset>/<task>-<ckpt_model>.cases.html)",
+    )
+    parser.set_defaults(sample_num=CaseConfig.sample_num, results_file=CaseConfig.results_file)
     args = parser.parse_args(argv)
     with user_errors():
-        show(config_from(args))
+        show(config_from(args, CaseConfig))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,28 @@ class EvaluateConfig:
     seed: int = 42
 
 
+@dataclass(frozen=True)
+class CaseConfig(EvaluateConfig):
+    sample_num: int = 5
+    users: tuple[str, ...] = ()  # names; else `sample_num` of them at random
+    top_k: int = 10
+    results_file: Path | None = None
+    html: Path | None = None  # else as in `page_path`
+
+    @property
+    def page_path(self) -> Path:
+        """Where the page goes unless `html` says: beside the results, as far as they are known."""
+        results = Path("results", self.dataset, f"{self.test_task}-{self.ckpt_model.resolve().name}.json")
+        return self.html or (self.results_file or results).with_suffix(".cases.html")
+
+
+@dataclass(frozen=True)
+class RecommendConfig(EvaluateConfig):
+    history: tuple[int, ...] = ()  # item ids, oldest first
+    top_k: int = 10
+    json: bool = False
+
+
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which model answers about which data: shared by metric_ddp, case and verify."""
     d = EvaluateConfig
@@ -74,25 +96,16 @@ def add_sample_num_flag(parser: argparse.ArgumentParser, default: int) -> None:
     parser.add_argument("--sample_num", type=int, default=default, help="a seeded random part of the samples; 0: all")
 
 
-def build_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags of src.seqrec.metric_ddp and case; their defaults are EvaluateConfig's."""
+def add_question_flags(parser: argparse.ArgumentParser) -> None:
+    """How the model is asked: shared by metric_ddp, case and recommend."""
     d = EvaluateConfig
-    parser = new_parser(description)
-    add_model_flags(parser)
     parser.add_argument(
         "--test_task",
         default=d.test_task,
         help="seqrec, mmseqrec, fusionseqrec, item2index, mmitem2index or itemsearch",
     )
     parser.add_argument("--test_prompt_ids", default=d.test_prompt_ids, help="wordings: numbers with commas, or all")
-    parser.add_argument(
-        "--split", choices=("valid", "test"), default=d.split, help="what is asked; choose settings on valid"
-    )
-    parser.add_argument(
-        "--metrics", type=name_list, default=list(d.metrics), help="hit@k, ndcg@k, recall@k, mrr@k, by commas"
-    )
     parser.add_argument("--max_his_len", type=int, help="latest items of a history; 0: all (default: as in training)")
-    add_sample_num_flag(parser, d.sample_num)
     add_switch(parser, "--filter_history", help="leave out items that the user already has")
     add_switch(
         parser,
@@ -102,12 +115,31 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     )
     add_switch(parser, "--legal_softmax", help="probabilities over legal tokens, not over the whole vocabulary")
     add_switch(parser, "--exact", help="score all items instead of searching with beams: slow, and loses nothing")
+
+
+def add_top_k_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--top_k", type=int, default=CaseConfig.top_k, help="ranked items to show, up to --num_beams")
+
+
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags of src.seqrec.metric_ddp and case; their defaults are EvaluateConfig's."""
+    d = EvaluateConfig
+    parser = new_parser(description)
+    add_model_flags(parser)
+    add_question_flags(parser)
+    parser.add_argument(
+        "--split", choices=("valid", "test"), default=d.split, help="what is asked; choose settings on valid"
+    )
+    parser.add_argument(
+        "--metrics", type=name_list, default=list(d.metrics), help="hit@k, ndcg@k, recall@k, mrr@k, by commas"
+    )
+    add_sample_num_flag(parser, d.sample_num)
     parser.add_argument(
         "--results_file", type=Path, default=d.results_file, help="JSON; predictions are written beside it"
     )
     return parser
 
 
-def config_from(args: argparse.Namespace) -> EvaluateConfig:
+def config_from(args: argparse.Namespace, kind: type[EvaluateConfig] = EvaluateConfig) -> EvaluateConfig:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    return EvaluateConfig(**values)
+    return kind(**values)

@@ -35,9 +35,9 @@ from src.common.log import logger, setup_logging
 from src.common.record import plain
 from src.common.sid import SidIndex
 from src.families import check_finetuned
-from src.prompt import checkpoint_settings
+from src.prompt import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
-from src.seqrec.metrics import parse_metrics
+from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import ALIASES, KINDS, Task, Template, load_task
@@ -131,6 +131,7 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         )
     parse_metrics(config.metrics, config.num_beams)
     check_finetuned(config.ckpt_model, config.base_model, config.lora)
+    check_templates(config.ckpt_model, task)
     catalogue = add_texts(
         load_catalogue(config.data_path, config.dataset, config.index_file, config.image_path), [task]
     )
@@ -203,7 +204,9 @@ class Parts:
 
     @staticmethod
     def _key(config: EvaluateConfig, catalogue: Catalogue) -> dict:
-        """What the predictions depend on: settings, data, index, weights."""
+        """What the predictions depend on: settings, prompts, data, index, weights."""
+        prompts = checkpoint_settings(config.ckpt_model, config.prompt_lang)
+        wordings = load_task(config.test_task, prompts.prompt_lang).templates_sha256
         weights = sorted(Path(config.ckpt_model).glob("*.safetensors"))
         inputs = [
             catalogue.paths.file("inter.json"),
@@ -212,7 +215,7 @@ class Parts:
             *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),
             *weights,
         ]
-        digest = hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(plain([config, prompts, wordings]), sort_keys=True).encode())
         for path in inputs:
             digest.update(file_hash(path).encode())
         return {"key": digest.hexdigest()}
@@ -276,7 +279,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "filter_history": config.filter_history,
             "legal_softmax": config.legal_softmax,
             "exact": config.exact,
-            "valid_beams": float(np.mean([(part.ranked >= 0).mean() for part in predictions])),
+            "valid_beams": valid_share(predictions, catalogue),
         }
         summary = summarize(predictions, catalogue, config.metrics, extra)
         write_results(config.results_file, predictions, summary)
@@ -288,6 +291,12 @@ def evaluate(config: EvaluateConfig) -> Path:
     barrier()
     finish()
     return config.results_file
+
+
+def valid_share(predictions: list[Predictions], catalogue: Catalogue) -> float:
+    """Share of what was ranked that are items of the catalogue: 1, or the search left the trie."""
+    given = np.concatenate([part.ranked[part.ranked != PADDING] for part in predictions])
+    return float(np.isin(given, catalogue.item_ids).mean())
 
 
 def samples_are_seen(config: EvaluateConfig) -> bool:

@@ -89,6 +89,27 @@ def ranks_of(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.where(found.any(1), found.argmax(1), ranked.shape[1]).astype(np.int64)
 
 
+def sid_ranks_of(ranked_sids: np.ndarray, target_sids: np.ndarray) -> np.ndarray:
+    """Where the SID of each target stands among the distinct SIDs of its ranked list.
+
+    Args:
+        ranked_sids: (M, K) int64 number of the SID of each ranked item, -1 at the end of short lists.
+        target_sids: (M,) int64, from 0.
+
+    Returns:
+        (M,) int64 in [0, K]; K where the list lacks the SID. Where no items share a SID it is what `ranks_of` gives.
+    """
+    order = np.argsort(ranked_sids, axis=1, kind="stable")
+    ordered = np.take_along_axis(ranked_sids, order, 1)
+    fresh = np.ones(ranked_sids.shape, bool)
+    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty_like(fresh)  # whether a SID stands in the list for the first time
+    np.put_along_axis(first, order, fresh, 1)
+    found = ranked_sids == target_sids[:, None]
+    rank = np.take_along_axis(first.cumsum(1), found.argmax(1)[:, None], 1)[:, 0] - 1
+    return np.where(found.any(1), rank, ranked_sids.shape[1]).astype(np.int64)
+
+
 def per_sample_metrics(ranks: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Each metric of each sample: (M,) float64 in [0, 1].
 

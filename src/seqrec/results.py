@@ -155,6 +155,23 @@ def mean_over_prompts(predictions: Sequence[Predictions], names: Sequence[str]) 
     return values, [{name: float(part[name].mean()) for name in names} for part in parts]
 
 
+def sid_results(predictions: Sequence[Predictions], catalogue: "Catalogue", names: Sequence[str]) -> dict[str, float]:
+    """`sid_hit@k` and the like, means over samples and wordings; none where the catalogue has no SIDs.
+
+    The right answer is the SID of the target, at its place among the distinct SIDs of the list: what the model itself
+    has to find. It differs from the item's metrics only where items share a SID.
+    """
+    if catalogue.sid_index is None:
+        return {}
+    sid_of = np.full(int(catalogue.item_ids[-1]) + 2, ranking.PADDING)  # the last place is that of the padding
+    sid_of[catalogue.item_ids] = catalogue.sid_index.sid_numbers()[catalogue.sid_index.rows_of(catalogue.item_ids)]
+    parts = []
+    for part in predictions:
+        ranks = ranking.sid_ranks_of(sid_of[part.ranked], sid_of[part.targets])
+        parts.append(ranking.per_sample_metrics(ranks, names))
+    return {f"sid_{name}": float(np.mean([part[name].mean() for part in parts])) for name in names}
+
+
 def summarize(
     predictions: Sequence[Predictions] | Predictions,
     catalogue: "Catalogue",
@@ -170,7 +187,7 @@ def summarize(
 
     Returns:
         Means over the wordings, the lowest and the highest; intervals, slices and list statistics of the wordings'
-        average.
+        average; metrics of SIDs beside those of items, where the catalogue has SIDs.
     """
     predictions = [predictions] if isinstance(predictions, Predictions) else list(predictions)
     first = predictions[0]
@@ -194,6 +211,8 @@ def summarize(
         "slices": ranking.slices(values, catalogue.popularity[first.targets], first.history_lengths),
         "list_statistics": {name: float(np.mean([row[name] for row in lists])) for name in lists[0]},
     }
+    if by_sid := sid_results(predictions, catalogue, names):
+        own["sid_results"] = by_sid
     clash = own.keys() & extra.keys()
     if clash:
         raise ValueError(f"{sorted(clash)} are worked out from the predictions: leave them out of `extra`")

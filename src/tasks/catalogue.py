@@ -92,6 +92,10 @@ class Catalogue:
         within = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
         return Targets(users, start[users] + within)
 
+    def sid_tokens(self, item_id: int) -> list[str]:
+        """SID tokens of an item, coarsest level first."""
+        return self.sid_index.tokens_of(int(self.sid_index.rows_of([item_id])[0]))
+
     @cached_property
     def popularity(self) -> np.ndarray:
         """(largest item id + 1,) int64: how often each item stands in the training parts."""

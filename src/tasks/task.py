@@ -1,5 +1,6 @@
 """What can be asked, and what the right answer is: the table of tasks. A new task is a template file and a row here."""
 
+import hashlib
 import json
 import re
 from collections.abc import Collection
@@ -89,6 +90,12 @@ class Task:
     @property
     def needs_images(self) -> bool:
         return bool({"image", "history_images"} & self.slots)
+
+    @cached_property
+    def templates_sha256(self) -> str:
+        """Hash of the wordings in their order, by which a checkpoint knows those that it was trained on."""
+        rows = [[template.prompt, template.answer, template.prompt_without_image] for template in self.templates]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @property
     def item_templates(self) -> tuple[Template, ...]:

@@ -22,6 +22,7 @@ from src.finetune import training
 from src.finetune.config import FinetuneConfig, build_parser, config_from
 from src.finetune.core import check, finetune
 from src.models import load_finetuned
+from src.tasks.task import load_task
 from tests.toy import INDEX_FILE, NAME, fresh_model, picture, tiny_model, toy_copy, toy_index, toy_path
 
 
@@ -111,6 +112,7 @@ def test_run_record_is_as_documented(pictured_run):
     assert record["train_samples"] == {"seqrec": 189, "mmitem2index": 80, "index2item": 10}
     assert record["prompt_settings"]["max_his_len"] == config.max_his_len
     assert record["sid_init"] == "text"
+    assert record["templates_sha256"] == {name: load_task(name).templates_sha256 for name in record["tasks"]}
     assert (record["steps"], record["global_batch_size"], record["world_size"]) == (24, 8, 1)
     assert record["best_eval_loss"] == min(line["eval_loss"] for line in log_of(folder) if "eval_loss" in line)
     assert record["parameters"]["training"] < record["parameters"]["total"] / 2

@@ -1,6 +1,7 @@
 """launch(): what it prints, runs, leaves behind and returns."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = [
     str(path.relative_to(ROOT))
     for path in sorted([*ROOT.glob("index/*.sh"), *ROOT.glob("scripts/*/*.sh")])
-    if "source scripts/launch.sh" in path.read_text()
+    if re.search(r"source (scripts/launch|.*/metric_ddp)\.sh", path.read_text())
 ]
 ODD = ["plain", "two words", "", "it's", 'say "hi"', "$HOME", "*", "a;b", "<a_12>", "--x=1,2"]
 
@@ -203,3 +204,19 @@ def test_without_torch_the_environment_of_env_sh_is_used(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "python of the environment" in done.stdout
+
+
+@pytest.mark.parametrize("task", ["mmseqrec", "fusionseqrec", "item2index", "mmitem2index", "itemsearch"])
+def test_launchers_of_a_task_are_metric_ddp_with_that_task(task):
+    def printed(launcher: str, *flags: str, **environment: str) -> str:
+        return subprocess.run(
+            ["bash", launcher, *flags],
+            cwd=ROOT / "scripts" / "seqrec",
+            env={**os.environ, "DRY_RUN": "1", "DATASET": "Games", **environment},
+            capture_output=True, text=True, timeout=60, check=True,
+        ).stdout  # fmt: skip
+
+    ours = printed(f"metric_{task}.sh", "--num_beams", "50")
+    assert ours == printed("metric_ddp.sh", "--num_beams", "50", TEST_TASK=task)
+    assert f"--test_task {task} " in ours
+    assert f"results/Games/{task}-" in ours  # results of tasks do not overwrite each other

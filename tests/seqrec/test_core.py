@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.common.artifacts import TOKEN_META, file_hash, index_path, save_sid_index, write_json
+from src.common.artifacts import TOKEN_META, file_hash, index_path, read_json, save_sid_index, write_json
 from src.common.sid import SidIndex
 from src.models import token_meta
 from src.prompt import PromptSettings
 from src.seqrec import case, core, metric_ddp
-from src.seqrec.config import EvaluateConfig, build_parser, config_from
-from src.seqrec.core import Parts, Samples, ask, check, cut_batches, evaluate, make_samples
+from src.seqrec.config import CaseConfig, EvaluateConfig, build_parser, config_from
+from src.seqrec.core import Parts, Samples, ask, check, cut_batches, evaluate, make_samples, valid_share
 from src.seqrec.recommender import Recommender, training_settings
-from src.seqrec.results import predictions_path, read_predictions
+from src.seqrec.results import Predictions, Ranked, predictions_path, read_predictions
 from src.tasks.task import load_task
 from tests.seqrec.test_results import DOCUMENTED
 from tests.toy import (
@@ -104,6 +104,7 @@ def test_results_are_as_documented(tmp_path):
     assert results["checkpoint"] == str(checkpoint())
     assert set(results["mean_results"]) == set(config.metrics)
     assert results["valid_beams"] == 1
+    assert results["sid_results"] == {f"sid_{name}": value for name, value in results["mean_results"].items()}
     parts = predictions_of(config)
     assert [part.prompt_id for part in parts] == [0, 3]
     for number, part in enumerate(parts):
@@ -133,6 +134,12 @@ def test_other_tasks(tmp_path, family, task, size):
     assert results["num_samples"] == size
     assert results["test_prompt_ids"] == list(range(len(load_task(task).item_templates)))
     assert results["split"] == ("seen" if size == 40 else "test")  # every item trained
+    wordings = results["all_prompt_results"]
+    assert len(wordings) == len(results["test_prompt_ids"])
+    for name in config.metrics:
+        column = [wording[name] for wording in wordings]
+        assert results["mean_results"][name] == pytest.approx(np.mean(column))
+        assert (results["min_results"][name], results["max_results"][name]) == (min(column), max(column))
 
 
 def test_queries_are_asked_with_what_the_user_had_then(tmp_path):
@@ -167,6 +174,23 @@ def test_wordings_are_in_the_language_of_training(tmp_path):
     assert training_settings(replace(config, prompt_lang="zh")).prompt_lang == "zh"
 
 
+def test_changed_wordings_are_refused(tmp_path, monkeypatch):
+    """Of a task that the model was trained on; a model of another system does not say."""
+    folder = write_checkpoint(tmp_path / "ckpt", "qwen2", toy_path())
+    config = config_for(tmp_path, ckpt_model=folder)
+    record = read_json(folder / "run.json") | {"commit": "1234abc"}
+    check(config)
+    write_json(folder / "run.json", record | {"templates_sha256": {"seqrec": load_task("seqrec").templates_sha256}})
+    check(config)
+    write_json(folder / "run.json", record | {"templates_sha256": {"seqrec": load_task("item2index").templates_sha256}})
+    check(replace(config, test_task="fusionseqrec"))  # not trained on
+    monkeypatch.setattr("src.seqrec.recommender.load_finetuned", None)
+    with pytest.raises(
+        ValueError, match=r"of seqrec have changed since .*ckpt was trained \(commit 1234abc\).* seqrec\.json"
+    ):
+        evaluate(config)
+
+
 def test_ranked_lists_do_not_depend_on_the_target(tmp_path):
     """The right item is handed over only to fill slots such as {title}."""
     config = config_for(tmp_path)
@@ -184,6 +208,12 @@ def test_prompts_are_the_checkpoints(tmp_path):
     assert training_settings(config).max_his_len == 6
     assert training_settings(replace(config, max_his_len=0)).max_his_len == 0
     assert training_settings(replace(config, max_his_len=3)).his_sep == ", "
+
+
+def test_share_of_what_was_ranked_that_are_items():
+    ranked = np.array([[0, 39, -1, -1], [1, 40, 7, -1]])  # there is no item 40; -1 is no beam
+    part = Predictions(["u1", "u2"], np.array([0, 1]), ranked, np.zeros((2, 4), np.float32))
+    assert valid_share([part], toy_catalogue()) == 4 / 5
 
 
 # ---- ranks and kills -------------------------------------------------------------------------------------------------
@@ -238,16 +268,33 @@ def test_parts_of_another_run_are_not_taken(tmp_path, whole):
     assert_equal_predictions(config, whole)
 
 
-def test_each_rank_asks_its_share(tmp_path, whole, monkeypatch):
-    """Two ranks, one after the other in this process: together they give one rank's lists, each once."""
+@pytest.mark.parametrize("change", ["settings", "wordings"])
+def test_parts_of_other_prompts_are_not_taken(tmp_path, monkeypatch, change):
+    """A killed run used to go on with what had been asked in other words."""
+    config = config_for(tmp_path, ckpt_model=write_checkpoint(tmp_path / "ckpt", "qwen2", toy_path()))
+    catalogue = toy_catalogue()
+    with Parts(config, catalogue) as parts:
+        parts.write(0, [np.arange(8)], [Ranked(np.zeros((8, 10), np.int64), np.zeros((8, 10), np.float32))])
+    assert len(list(Parts(config, catalogue).done(0))) == 1
+    if change == "settings":
+        record = read_json(config.ckpt_model / "run.json")
+        write_json(config.ckpt_model / "run.json", record | {"prompt_settings": {"max_his_len": 2}})
+    else:
+        monkeypatch.setattr(core, "load_task", lambda name, language: load_task("fusionseqrec", language))
+    assert not list(Parts(config, catalogue).done(0))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_each_rank_asks_its_share(tmp_path, whole, monkeypatch, ranks):
+    """One rank after the other in this process: together they give one rank's lists, each once."""
     monkeypatch.setattr(core, "barrier", lambda: None)
     expected = predictions_of(whole)[0]
     asked = []
-    for rank in ("0", "1"):
+    for rank in map(str, range(ranks)):
         config = config_for(tmp_path / rank)
         monkeypatch.setenv("WORLD_SIZE", "1")
         ask_some(config, lambda batches: [])  # opens the folder, as rank 0 does
-        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
         monkeypatch.setenv("RANK", rank)
         ask_some(config, lambda batches: batches)
         for samples, ranked in Parts(config, check(config)[2]).done(0):
@@ -255,7 +302,7 @@ def test_each_rank_asks_its_share(tmp_path, whole, monkeypatch):
             np.testing.assert_allclose(ranked.scores, expected.scores[samples], atol=1e-5)
             asked += samples.tolist()
         monkeypatch.setenv("RANK", "0")
-        assert len(asked) == (24 if rank == "0" else 48)
+        assert len(asked) == 48 // ranks * (int(rank) + 1)
     assert sorted(asked) == list(range(48))
 
 
@@ -289,8 +336,8 @@ def test_failure_at_the_start_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2", "qwen2_vl"])
-def test_two_processes_give_the_same_as_one(tmp_path, family):
+@pytest.mark.parametrize(("family", "ranks"), [("qwen2", 2), ("qwen2", 3), ("qwen2_vl", 2)])
+def test_several_processes_give_the_same_as_one(tmp_path, family, ranks):
     task = "seqrec" if family == "qwen2" else "mmseqrec"
     one = config_for(tmp_path / "one", family, test_task=task, filter_history=True)
     evaluate(one)
@@ -300,7 +347,7 @@ def test_two_processes_give_the_same_as_one(tmp_path, family):
         *("--ckpt_model", str(two.ckpt_model), "--results_file", str(two.results_file), "--test_task", task),
         *("--num_beams", "10", "--test_batch_size", "8", "--device", "cpu"),
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_port=29641"]
 
     def launch(*more):
         return subprocess.run(
@@ -311,7 +358,7 @@ def test_two_processes_give_the_same_as_one(tmp_path, family):
     done = launch()
     assert done.returncode == 0, done.stderr[-3000:]
     assert_equal_predictions(two, one)
-    if family == "qwen2":
+    if ranks == 3:
         failed = launch("--metrics", "hit@11")
         assert failed.returncode != 0
         assert "hit@11" in failed.stderr
@@ -362,6 +409,22 @@ def test_filtered_lists_hold_no_history_item(tmp_path, num_beams):
                 kept = (row >= 0).sum()
                 assert kept == min(num_beams, NUM_ITEMS - len(history))
     assert seen > 0  # without the filter there are some
+
+
+def test_items_that_share_a_sid_are_one_answer_of_the_model(tmp_path):
+    """SIDs rank as in a brute-force count over the lists on disk."""
+    data = toy_copy(tmp_path)
+    shared = codes()[np.arange(NUM_ITEMS) // 4 * 4]  # ten SIDs of four items each
+    path = index_path(dataset_paths(data, NAME), "simple")
+    save_sid_index(path, SidIndex(np.arange(NUM_ITEMS), shared, ("a", "b", "c"), CODEBOOK_SIZES), {})
+    config = config_for(tmp_path, data_path=data, ckpt_model=write_checkpoint(tmp_path / "ckpt", "qwen2", data))
+    results = json.loads(evaluate(config).read_text())
+    (part,) = predictions_of(config)
+    for k in (1, 5):
+        lists = [list(dict.fromkeys(item // 4 for item in row))[:k] for row in part.ranked.tolist()]
+        hits = [target // 4 in row for target, row in zip(part.targets.tolist(), lists, strict=True)]
+        assert results["sid_results"][f"sid_hit@{k}"] == pytest.approx(np.mean(hits))
+    assert results["sid_results"]["sid_hit@5"] > results["mean_results"]["hit@5"]
 
 
 def test_items_that_share_a_sid_take_its_rank_by_popularity(tmp_path):
@@ -472,6 +535,7 @@ def test_lists_are_no_longer_than_there_are_items(tmp_path):
     results = json.loads(evaluate(config).read_text())
     assert results["num_beams"] == 50  # a metric looks that far down
     assert results["mean_results"]["hit@50"] == 1
+    assert results["valid_beams"] == 1  # the places that no item is left for used to count as invalid
     ranked = predictions_of(config)[0].ranked
     assert (np.sort(ranked[:, :NUM_ITEMS]) == np.arange(NUM_ITEMS)).all()
     assert (ranked[:, NUM_ITEMS:] == -1).all()
@@ -490,24 +554,7 @@ def test_entries_have_the_same_defaults(monkeypatch):
     monkeypatch.setattr(core, "evaluate", seen.append)
     for entry in (case, metric_ddp):
         entry.main(["--dataset", "D", "--index_file", "i", "--ckpt_path", "c"])
-    assert replace(seen[0], sample_num=0) == seen[1] == EvaluateConfig("D", "i", Path("c"))
-    assert seen[0].sample_num == case.SHOWN_USERS
-
-
-def test_cases_show_the_query(capsys):
-    flags = ["--dataset", NAME, "--data_path", str(toy_path()), "--index_file", INDEX_FILE, "--device", "cpu"]
-    case.main([*flags, "--ckpt_model", str(checkpoint()), "--sample_num", "3", "--test_task", "itemsearch"])
-    assert capsys.readouterr().out.count("  asked   ") == 3
-
-
-def test_cases_are_shown(capsys):
-    case.main(
-        [
-            *("--dataset", NAME, "--data_path", str(toy_path()), "--index_file", INDEX_FILE, "--device", "cpu"),
-            *("--ckpt_model", str(checkpoint()), "--sample_num", "3", "--num_beams", str(NUM_ITEMS)),
-        ]
-    )
-    shown = capsys.readouterr().out
-    assert shown.count("=== user u") == 3
-    assert shown.count("  target  ") == 3
-    assert shown.count("(rank ") == 3  # all items are ranked, so the target is among them
+    assert seen == [CaseConfig("D", "i", Path("c")), EvaluateConfig("D", "i", Path("c"))]
+    common = {field.name: getattr(seen[0], field.name) for field in fields(EvaluateConfig)}
+    own = {"sample_num": 0, "results_file": EvaluateConfig.results_file}  # what a case has defaults of its own for
+    assert EvaluateConfig(**common | own) == seen[1]

@@ -60,6 +60,26 @@ def test_ndcg_equals_scikit_learn():
         assert ours == pytest.approx(ndcg_score(relevance, scores, k=k), abs=1e-12)
 
 
+def test_sid_ranks_by_hand():
+    ranked = np.array([[4, 4, 2, 4, 9], [4, 4, 2, 2, 9], [1, 1, -1, -1, -1], [5, 6, 5, 7, -1]])
+    assert metrics.sid_ranks_of(ranked, np.array([9, 9, 4, 7])).tolist() == [2, 2, 5, 2]
+
+
+@pytest.mark.parametrize("num_sids", [30, 7])
+def test_sids_rank_no_lower_than_their_items(num_sids):
+    """Equal where no items share a SID."""
+    rng = np.random.default_rng(5)
+    sid_of = np.arange(30) % num_sids
+    ranked = np.stack([rng.permutation(30)[:12] for _ in range(300)])
+    targets = rng.integers(30, size=300)
+    by_item, by_sid = metrics.ranks_of(ranked, targets), metrics.sid_ranks_of(sid_of[ranked], sid_of[targets])
+    expected = [list(dict.fromkeys(row)).index(sid) if sid in row else 12
+                for row, sid in zip(sid_of[ranked].tolist(), sid_of[targets].tolist(), strict=True)]  # fmt: skip
+    assert by_sid.tolist() == expected
+    assert (by_sid <= by_item).all()
+    assert np.array_equal(by_sid, by_item) == (num_sids == 30)
+
+
 def test_interval_is_that_of_the_binomial_and_repeats():
     rng = np.random.default_rng(1)
     values = {"hit@10": (rng.random(4000) < 0.3).astype(float)}

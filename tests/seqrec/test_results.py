@@ -1,11 +1,13 @@
 """Result files: what they hold, and that predictions survive a round trip."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from src.common.sid import SidIndex
 from src.seqrec import results
 from src.tasks.catalogue import load_catalogue
 from tests.baselines.test_baselines import write_dataset
@@ -72,6 +74,20 @@ def test_summary_of_two_prompts(predictions, catalogue):
     low, high = summary["confidence_intervals"]["hit@3"]
     assert 0 <= low <= 0.5 <= high <= 1
     json.dumps(summary, allow_nan=False)
+
+
+def test_sids_are_judged_beside_items(predictions, catalogue):
+    """Items 0 and 1 share a SID, and item 4 has that of item 2."""
+    assert "sid_results" not in results.summarize(predictions, catalogue, "hit@1", {})  # a baseline knows no SIDs
+    index = SidIndex(np.arange(5), np.array([[0, 0], [0, 0], [0, 1], [1, 0], [0, 1]]), ("a", "b"), (2, 2))
+    summary = results.summarize(predictions, replace(catalogue, sid_index=index), "hit@1,hit@2,ndcg@2,mrr@3", {})
+    assert summary["mean_results"] == pytest.approx(
+        {"hit@1": 1 / 3, "hit@2": 2 / 3, "ndcg@2": (1 + 1 / math.log2(3)) / 3, "mrr@3": (1 + 1 / 2) / 3}
+    )
+    ndcg = (1 + 1 + 1 / math.log2(3)) / 3  # bob's first item has the right SID; 42's second
+    assert summary["sid_results"] == pytest.approx(
+        {"sid_hit@1": 2 / 3, "sid_hit@2": 1, "sid_ndcg@2": ndcg, "sid_mrr@3": (1 + 1 + 1 / 2) / 3}
+    )
 
 
 def test_results_and_predictions_stand_side_by_side(tmp_path, predictions, catalogue):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -144,3 +145,17 @@ def test_unknown_slot_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "en" / "seqrec.json").write_text(json.dumps([row]))
     with pytest.raises(ValueError, match=r"seqrec\.json: there is no slot 'historie'; there are brand, "):
         load_task("seqrec")
+
+
+def test_the_hash_of_the_wordings_tells_every_change():
+    task = load_task("seqrec")
+    first, *others = task.templates
+    changed = [
+        others,
+        [*others, first],
+        [replace(first, prompt=first.prompt + " "), *others],
+        [replace(first, prompt_without_image="x"), *others],
+    ]
+    hashes = {replace(task, templates=tuple(templates)).templates_sha256 for templates in changed}
+    assert len(hashes | {task.templates_sha256}) == 5
+    assert load_task("seqrec").templates_sha256 == task.templates_sha256 != load_task("seqrec", "zh").templates_sha256

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Evaluate a fine-tuned model on the task itemsearch, the item that a user's query looks for.
+# It takes the variables and flags of scripts/seqrec/metric_ddp.sh; DRY_RUN=1 only prints the command.
+#   DATASET=Games CKPT_MODEL=./output/Games/mine NPROC=8 bash scripts/seqrec/metric_itemsearch.sh
+set -euo pipefail
+TEST_TASK=itemsearch
+# shellcheck source=scripts/seqrec/metric_ddp.sh
+source "$(dirname "$0")/metric_ddp.sh"
