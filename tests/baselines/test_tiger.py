@@ -33,7 +33,7 @@ def circle(tmp_path):
     save_sid_index(index_file, SidIndex(np.arange(10), SIDS, ("a", "b"), (3, 4)), {})
     return TigerConfig(
         "Circle", tmp_path / "out.json", data_path=tmp_path, index_file=str(index_file), num_beams=10, hidden_size=32,
-        num_layers=1, num_heads=2, head_size=16, intermediate_size=64, batch_size=32, dropout=0.0, epochs=16,
+        num_layers=1, num_heads=2, head_size=16, intermediate_size=64, batch_size=32, dropout=0.0, epochs=30,
         learning_rate=0.005, device="cpu",
     )  # fmt: skip
 
