@@ -102,13 +102,13 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--cf_weight",
         type=float,
         default=TrainConfig.cf_weight,
-        help="pulls items together that --cf_path has close, by a contrastive loss; 0 is off, try 0.02",
+        help="pulls items together that --cf_path has close, by a contrastive loss; 0 is off, try 0.3",
     )
     add(
         "--diversity_weight",
         type=float,
         default=TrainConfig.diversity_weight,
-        help="asks for even use of the codewords; 0 is off, try 0.1",
+        help="asks for even use of the codewords; 0 is off, try 1",
     )
     add(
         "--neighbour_weight",

@@ -263,18 +263,18 @@ class RQVAE(nn.Module):
         reconstruction = RECONSTRUCTION_LOSSES[config.loss_type](self.decoder(quantized.latents), inputs)
         total = reconstruction + config.quant_loss_weight * quantized.loss
         spread = alignment = neighbours = reconstruction.new_zeros(())
+        unit = reconstruction.detach()  # of what follows, so that one weight suits embeddings of any scale
         if self.training and self.quantizes and config.spread_weight > 0:
-            # In units of the reconstruction, so that one weight suits embeddings of any scale.
             spread = crowding(latents, quantized.codes)
-            total = total + config.spread_weight * reconstruction.detach() * spread
+            total = total + config.spread_weight * unit * spread
         if self.training and config.neighbour_weight > 0:
             neighbours = misplacement(latents, inputs)
-            total = total + config.neighbour_weight * reconstruction.detach() * neighbours
+            total = total + config.neighbour_weight * unit * neighbours
         if companions is not None:
             alignment = misalignment(quantized.latents, companions)
-            total = total + config.cf_weight * alignment
+            total = total + config.cf_weight * unit * alignment
         if config.diversity_weight > 0:
-            total = total + config.diversity_weight * quantized.unevenness
+            total = total + config.diversity_weight * unit * quantized.unevenness
         terms = (reconstruction, quantized.loss, spread, alignment, quantized.unevenness, neighbours)
         return Losses(total, *terms, quantized.codes)
 

@@ -216,7 +216,7 @@ def test_diversity_evens_the_use_of_codewords(config):
     np.save(config.data_path[0], skewed)
     config = replace(config, epochs=100, eval_step=100, codebook_sizes=(8,))
     plain, even = (
-        measure(result(replace(config, diversity_weight=weight))[2].codes, (8,)).perplexity[0] for weight in (0.0, 5.0)
+        measure(result(replace(config, diversity_weight=weight))[2].codes, (8,)).perplexity[0] for weight in (0.0, 30.0)
     )
     assert even > plain
 
