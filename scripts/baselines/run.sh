@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 # ---- edit here, or set in the environment ----
 : "${DATASET:=Instruments}"
 : "${DATA_PATH:=./data}" # the folder that holds $DATASET/
-: "${BASELINES:=popularity cooccurrence itemknn}"
+: "${BASELINES:=popularity cooccurrence itemknn}" # sasrec too, which trains: on a GPU where there is one
 : "${RESULTS_DIR:=./results/$DATASET}"
 : "${LOG_DIR:=./log/baselines/$DATASET}"
 

@@ -558,3 +558,17 @@ def test_entries_have_the_same_defaults(monkeypatch):
     common = {field.name: getattr(seen[0], field.name) for field in fields(EvaluateConfig)}
     own = {"sample_num": 0, "results_file": EvaluateConfig.results_file}  # what a case has defaults of its own for
     assert EvaluateConfig(**common | own) == seen[1]
+
+
+def test_exact_lists_are_those_of_beams_for_every_item(tmp_path):
+    """And a narrow beam never finds better ones."""
+    wide = config_for(tmp_path / "wide", num_beams=NUM_ITEMS, filter_history=True)
+    exact = config_for(tmp_path / "exact", num_beams=10, filter_history=True, exact=True)
+    narrow = config_for(tmp_path / "narrow", num_beams=10, filter_history=True)
+    for config in (wide, exact, narrow):
+        results = json.loads(evaluate(config).read_text())
+        assert results["exact"] is config.exact
+    (full,), (mine,), (beam,) = (predictions_of(config) for config in (wide, exact, narrow))
+    np.testing.assert_array_equal(mine.ranked, full.ranked[:, :10])
+    np.testing.assert_allclose(mine.scores, full.scores[:, :10], atol=1e-5)
+    assert (mine.scores >= beam.scores - 1e-5).all()
