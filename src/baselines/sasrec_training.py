@@ -21,20 +21,18 @@ class SASRecTraining(Training):
     """SASRec on the users of a dataset."""
 
     def __init__(self, catalogue: Catalogue, config: SASRecConfig):
-        super().__init__(config, [catalogue.paths.file("inter.json")], ["epochs"])
+        super().__init__(catalogue, config, [catalogue.paths.file("inter.json")], ["epochs"])
         check_at_least(config, hidden_size=1, num_layers=1, num_heads=1, max_his_len=1)
         if config.hidden_size % config.num_heads:
             raise ValueError(f"--hidden_size {config.hidden_size} is no multiple of --num_heads {config.num_heads}")
         if not 0 <= config.dropout < 1:
             raise ValueError(f"--dropout {config.dropout}: it must be at least 0 and below 1")
-        self.catalogue, self.device = catalogue, resolve_device(config.device)
+        self.device = resolve_device(config.device)
         seed_everything(config.seed)
         shape = (config.max_his_len, config.hidden_size, config.num_layers, config.num_heads, config.dropout)
         self.model = SASRec(len(catalogue.item_ids), *shape).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
         self.users = np.flatnonzero(catalogue.train_end > 1)
-        if not len(self.users):
-            raise ValueError(f"{catalogue.name} has no user with two items to train on")
 
     def train_epoch(self) -> float:
         """One pass over the users in batches of like lengths, drawn by seed and epoch; gives the mean loss."""

@@ -35,7 +35,6 @@ from src.tasks.catalogue import Catalogue, Split, load_catalogue
 from src.trie import Trie
 
 PAD, END, FIRST_TOKEN = 0, 1, 2
-IGNORED = -100
 MAX_GRADIENT_NORM = 1.0
 JUDGED_BY = "ndcg@10"
 JUDGING_BEAMS = 20
@@ -45,10 +44,12 @@ class TigerTraining(Training):
     """TIGER on the sliding windows of the training sequences: every item from the second on is a target."""
 
     def __init__(self, catalogue: Catalogue, config: TigerConfig):
-        super().__init__(config, [catalogue.paths.file("inter.json"), catalogue.sid_index.path], ["test_batch_size"])
+        super().__init__(
+            catalogue, config, [catalogue.paths.file("inter.json"), catalogue.sid_index.path], ["test_batch_size"]
+        )
         check_at_least(config, num_layers=1, hidden_size=1, num_heads=1, head_size=1, intermediate_size=1)
         check_at_least(config, max_his_len=1, max_valid_samples=0, test_batch_size=1)
-        self.catalogue, self.device = catalogue, resolve_device(config.device)
+        self.device = resolve_device(config.device)
         index = catalogue.sid_index
         starts = FIRST_TOKEN + np.cumsum([0, *index.codebook_sizes[:-1]])
         self.sids = index.codes[index.rows_of(catalogue.item_ids)] + starts  # of each column of the catalogue
@@ -68,8 +69,6 @@ class TigerTraining(Training):
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.targets = catalogue.next_item_targets("train")
-        if not len(self.targets.users):
-            raise ValueError(f"{catalogue.name} has no user with two items to train on")
         self.steps_per_epoch = math.ceil(len(self.targets.users) / config.batch_size)
 
     def train_epoch(self) -> float:

@@ -17,6 +17,7 @@ from src.common.cli import check_at_least
 from src.common.distributed import barrier, is_main
 from src.common.log import logger
 from src.common.record import plain
+from src.tasks.catalogue import Catalogue
 
 SETTLES_NOTHING = {"results_file", "split", "num_beams", "metrics", "patience", "device"}  # of the weights
 
@@ -30,16 +31,27 @@ class Training(ABC):
     model: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, config: TrainedConfig, inputs: Sequence[Path], settles_nothing: Sequence[str] = ()):
+    def __init__(
+        self, catalogue: Catalogue, config: TrainedConfig, inputs: Sequence[Path], settles_nothing: Sequence[str] = ()
+    ):
         """
         Args:
             inputs: files that the weights depend on.
             settles_nothing: further settings that they do not depend on.
+
+        Raises:
+            ValueError: nothing to train on, or to choose the epoch by; or a setting out of its range.
         """
+        for split, purpose in (("train", "train on"), ("valid", "choose the epoch by")):
+            if not len(catalogue.next_item_targets(split).users):
+                raise ValueError(
+                    f"{catalogue.name} has no {split} sample to {purpose}: users need two items in the training part"
+                    f" of their sequence, and one after it"
+                )
         check_at_least(config, batch_size=1, epochs=1, patience=1)
         if config.learning_rate <= 0:
             raise ValueError(f"--learning_rate {config.learning_rate}: it must be above 0")
-        self.config = config
+        self.catalogue, self.config = catalogue, config
         self.folder = Path(config.results_file).with_suffix(".model")
         self.epoch = self.best_epoch = 0
         self.best = -1.0

@@ -133,3 +133,10 @@ def test_flags_are_the_settings():
     args = vars(build_parser(None).parse_args(["--dataset", "D", "--results_file", "r.json", "--loss", "bce"]))
     assert SASRecConfig(**args).loss == "bce"
     assert replace(SASRecConfig(**args), loss="ce") == SASRecConfig("D", args["results_file"])
+
+
+@pytest.mark.parametrize(("walks", "split"), [([[1, 2]] * 3, "valid"), ([[1, 2, 3]] * 3, "train")])
+def test_too_short_sequences_end_before_training(tmp_path, circle, walks, split):
+    write_dataset(tmp_path, "Circle", {str(user): walk for user, walk in enumerate(walks)})
+    with pytest.raises(ValueError, match=f"no {split} sample"):
+        SASRecTraining(load_catalogue(tmp_path, "Circle"), circle)
