@@ -172,6 +172,17 @@ def test_all_items_scored_at_once(family, part, monkeypatch):
         assert torch.allclose(best.scores, beams.scores[:, :5], atol=1e-5)
 
 
+@pytest.mark.parametrize("end", [False, True])
+def test_all_items_of_one_level(end):
+    loaded = shared_model("qwen2")
+    samples, sids = questions("qwen2", loaded, False), np.arange(300, 320)[:, None]
+    for renormalize in (False, True):
+        best = best_of(scored(loaded, samples, sids, end, renormalize=renormalize), 20)
+        beams = search(loaded, samples, sids, 20, end, renormalize=renormalize)
+        assert torch.equal(best.leaves, beams.leaves)
+        assert torch.allclose(best.scores, beams.scores, atol=1e-5)
+
+
 def scored(loaded, samples, sids, end=True, **options):
     collate = PromptCollator(loaded.tokenizer.pad_token_id, loaded.family.mrope)
     end_token = toy_builder(loaded).end_token if end else None

@@ -31,7 +31,8 @@ def items_of_leaves(
     """
     prompt, beam = np.nonzero(leaves >= 0)
     leaf = leaves[prompt, beam]
-    first, sizes = trie.leaf_pointer[leaf], np.diff(trie.leaf_pointer)[leaf]
+    first = trie.leaf_pointer[leaf]
+    sizes = trie.leaf_pointer[leaf + 1] - first
     owner = np.repeat(np.arange(len(leaf)), sizes)
     rows = trie.rows[first[owner] + np.arange(len(owner)) - (sizes.cumsum() - sizes)[owner]]
     items = rows if item_of_row is None else item_of_row[rows]
