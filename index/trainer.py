@@ -124,7 +124,7 @@ class Trainer:
         self.seen: Tensor | None = (
             None  # (N,) int64, a key of the SID that each item had last, where spread asks for it
         )
-        if config.spread_weight > 0:
+        if config.spread_weight > 0 and not config.neighbour_weight > 0:  # which brings near items together
             self.seen = torch.arange(len(self.dataset), device=device)
         self.unread: list[tuple[int, float, Tensor]] = []  # epoch, learning rate, losses that are still on the device
         if config.resume is None:

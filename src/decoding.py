@@ -18,6 +18,7 @@ from src.trie import Trie
 
 CHANCES_AT_ONCE = (1 << 19, 1 << 27)  # log-probabilities of the vocabulary at a time: on a CPU, in its cache; on a GPU
 LOGITS_AT_ONCE = 1 << 26  # entries of a tensor of logits when all items are scored: 256 MB
+NODES_AT_ONCE = 4096  # of the trie then: their mask has this number squared
 
 
 class Beams(NamedTuple):
@@ -101,7 +102,7 @@ def score_all(
     scores_end = end_token is not None and not renormalize
     deepest = levels if scores_end else levels - 1  # nodes down to here must be run
     scores = torch.full((batch, trie.num_leaves), -torch.inf, device=device)
-    for spans in _parts(trie, deepest, max(1, LOGITS_AT_ONCE // (batch * vocabulary))):
+    for spans in _parts(trie, deepest, max(1, min(NODES_AT_ONCE, LOGITS_AT_ONCE // (batch * vocabulary)))):
         sizes = [end - begin for begin, end in spans]
         logits = prompts.logits
         if deepest:
@@ -138,7 +139,7 @@ def best_of(scores: Tensor, num_beams: int) -> Beams:
 
 
 def _parts(trie: Trie, deepest: int, most: int) -> Iterator[list[tuple[int, int]]]:
-    """Spans of nodes of the levels 1 to `deepest`, each with all its ancestors, and of about `most` nodes in all.
+    """Spans of nodes of the levels 1 to `deepest`, each with all its ancestors, and of at most `most` nodes in all.
 
     At the deepest level the spans lie end to end and cover everything.
     """
@@ -147,7 +148,7 @@ def _parts(trie: Trie, deepest: int, most: int) -> Iterator[list[tuple[int, int]
         return
     number, begin = len(trie.token[deepest - 1]), 0
     while begin < number:
-        end = min(number, begin + max(1, most // 2))
+        end = min(number, begin + max(1, most // deepest))  # a node has one ancestor a level at most
         spans = [(begin, end)]
         for level in range(deepest, 1, -1):
             first, last = trie.ancestors(level, np.array([spans[0][0], spans[0][1] - 1]))

@@ -113,7 +113,15 @@ def check_base_model(model: str | Path, model_type: str | None = None) -> None:
         config = Path(cached)
     if not config.is_file():
         raise FileNotFoundError(f"there is no model at {model}: it has no config.json. Give a folder with weights")
-    family_of_config(model, read_json(config).get("model_type"), model_type)
+    table = read_json(config)
+    family_of_config(model, table.get("model_type"), model_type)
+    text = table.get("text_config") or table
+    if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):
+        raise ValueError(
+            f"the model at {model} has layers that see a window of {text.get('sliding_window')} tokens only, which the"
+            f" masks of packed rows and of beams do not tell of. Where prompts are shorter, set use_sliding_window to"
+            f" false and layer_types to full_attention in its config.json"
+        )
 
 
 def check_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora: bool) -> None:

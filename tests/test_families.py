@@ -1,5 +1,6 @@
 """What a folder holds is told from its JSON files, and the hub is asked for names of the hub only."""
 
+import json
 import shutil
 
 import pytest
@@ -52,6 +53,17 @@ def test_recurrent_models_are_refused_with_the_reason(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen3_5"}')
     with pytest.raises(ValueError, match=r"is a qwen3_5, whose linear attention carries a state .* Use a qwen3_vl"):
         check_base_model(tmp_path, "qwen3_vl")
+
+
+@pytest.mark.parametrize(
+    "more", [{"use_sliding_window": True}, {"layer_types": ["full_attention", "sliding_attention"]}]
+)
+def test_sliding_windows_are_refused(tmp_path, more):
+    """They used to end in the middle of decoding, in tensors of different sizes."""
+    config = json.loads((tiny_model("qwen2") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"sliding_window": 8} | more))
+    with pytest.raises(ValueError, match="see a window of 8 tokens only"):
+        check_base_model(tmp_path, "qwen2")
 
 
 def test_checkpoint_must_be_what_the_flags_say(tmp_path):

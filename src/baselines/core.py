@@ -21,6 +21,7 @@ from src.seqrec.results import Predictions, summarize, write_results
 from src.tasks.catalogue import Catalogue, Split, load_catalogue
 
 CHUNK = 1024  # users ranked together; bounds memory, changes no number
+DENSE_SCORES = 1 << 24  # scores of all items held at a time, where a baseline gives those
 # users (B,), positions (B,) -> (B, N) scores: sparse ones >= 0, or an array of any
 ScoreFunction = Callable[[np.ndarray, np.ndarray], sparse.csr_array | np.ndarray]
 
@@ -30,6 +31,7 @@ class Scorer(NamedTuple):
 
     score_function: ScoreFunction
     settings: dict[str, Any]
+    is_dense: bool = False  # it scores all items
 
 
 # ---- catalogues as matrices ------------------------------------------------------------------------------------------
@@ -65,7 +67,13 @@ def training_entries(catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
 
 # ---- ranking ---------------------------------------------------------------------------------------------------------
 def evaluate_ranker(
-    name: str, score_function: ScoreFunction, catalogue: Catalogue, split: Split, filter_history: bool, k: int
+    name: str,
+    score_function: ScoreFunction,
+    catalogue: Catalogue,
+    split: Split,
+    filter_history: bool,
+    k: int,
+    is_dense: bool = False,
 ) -> Predictions:
     """Ranks the whole catalogue for every target of the split.
 
@@ -84,8 +92,9 @@ def evaluate_ranker(
     order = tie_order(catalogue)
     ranked = np.full((len(targets.users), k), PADDING, np.int64)
     scores = np.full((len(targets.users), k), -np.inf, np.float32)
-    for start in range(0, len(targets.users), CHUNK):
-        chunk = slice(start, start + CHUNK)
+    size = max(1, min(CHUNK, DENSE_SCORES // len(order))) if is_dense else CHUNK
+    for start in range(0, len(targets.users), size):
+        chunk = slice(start, start + size)
         users, positions = targets.users[chunk], targets.positions[chunk]
         matrix = score_function(users, positions)
         seen = history_entries(catalogue, users, positions)[:2] if filter_history else None
@@ -203,7 +212,9 @@ def run_baseline(name: str, config: BaselineConfig) -> Path:
     check_writable(config.results_file)
     scorer = importlib.import_module(f"src.baselines.{name}").build_scorer(catalogue, config)
     length = list_length(config.num_beams, len(catalogue.item_ids), names)
-    predictions = evaluate_ranker(name, scorer.score_function, catalogue, config.split, config.filter_history, length)
+    predictions = evaluate_ranker(
+        name, scorer.score_function, catalogue, config.split, config.filter_history, length, scorer.is_dense
+    )
     extra = {
         "model": name,
         "is_lora": False,

@@ -49,7 +49,8 @@ def build_scorer(catalogue: "Catalogue", config: SASRecConfig) -> "Scorer":
 
     training = SASRecTraining(catalogue, config)
     training.run()
-    return Scorer(training.score, {"best_epoch": training.best_epoch, "valid_ndcg@10": training.best})
+    settings = {"best_epoch": training.best_epoch, "valid_ndcg@10": training.best}
+    return Scorer(training.score, settings, is_dense=True)
 
 
 def main(argv: list[str] | None = None) -> None:

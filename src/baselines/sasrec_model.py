@@ -85,7 +85,7 @@ def softmax_loss(model: SASRec, states: Tensor, targets: Tensor) -> Tensor:
 
 
 def binary_loss(model: SASRec, states: Tensor, targets: Tensor) -> Tensor:
-    """(): the right item against one drawn at random, as in the paper."""
+    """(): the right item against one drawn at random from all; the paper leaves the user's own items out."""
     others = torch.randint(1, len(model.items.weight), targets.shape, device=targets.device)
     right, wrong = ((states * model.items(items)).sum(1) for items in (targets, others))
     loss = functional.binary_cross_entropy_with_logits

@@ -9,7 +9,7 @@ from src.baselines.sasrec import SASRecConfig
 from src.baselines.sasrec_model import LOSSES, SASRec
 from src.baselines.training import Training
 from src.common.cli import check_at_least
-from src.common.distributed import resolve_device
+from src.common.distributed import resolve_device, world_size
 from src.common.seed import seed_everything
 from src.tasks.catalogue import Catalogue
 
@@ -21,7 +21,9 @@ class SASRecTraining(Training):
     """SASRec on the users of a dataset."""
 
     def __init__(self, catalogue: Catalogue, config: SASRecConfig):
-        super().__init__(catalogue, config, [catalogue.paths.file("inter.json")], ["epochs"])
+        super().__init__(catalogue, config, settles_nothing=["epochs"])
+        if world_size() > 1:
+            raise ValueError("SASRec trains in one process: start it without torchrun")
         check_at_least(config, hidden_size=1, num_layers=1, num_heads=1, max_his_len=1)
         if config.hidden_size % config.num_heads:
             raise ValueError(f"--hidden_size {config.hidden_size} is no multiple of --num_heads {config.num_heads}")

@@ -44,16 +44,21 @@ class TigerTraining(Training):
     """TIGER on the sliding windows of the training sequences: every item from the second on is a target."""
 
     def __init__(self, catalogue: Catalogue, config: TigerConfig):
-        super().__init__(
-            catalogue, config, [catalogue.paths.file("inter.json"), catalogue.sid_index.path], ["test_batch_size"]
-        )
-        check_at_least(config, num_layers=1, hidden_size=1, num_heads=1, head_size=1, intermediate_size=1)
-        check_at_least(config, max_his_len=1, max_valid_samples=0, test_batch_size=1)
-        self.device = resolve_device(config.device)
         index = catalogue.sid_index
+        codes = index.codes[index.rows_of(catalogue.item_ids)]
+        super().__init__(catalogue, config, [codes, np.array(index.codebook_sizes)], ["test_batch_size"])
+        check_at_least(config, num_layers=1, hidden_size=1, num_heads=1, head_size=1, intermediate_size=1)
+        check_at_least(config, max_his_len=1, max_valid_samples=0, test_batch_size=1, weight_decay=0)
+        for name in ("dropout", "warmup_ratio"):
+            if not 0 <= getattr(config, name) < 1:
+                raise ValueError(f"--{name} {getattr(config, name)}: it must be at least 0 and below 1")
+        if config.batch_size < world_size():
+            raise ValueError(f"--batch_size {config.batch_size} leaves some of {world_size()} ranks without a sample")
+        self.device = resolve_device(config.device)
         starts = FIRST_TOKEN + np.cumsum([0, *index.codebook_sizes[:-1]])
-        self.sids = index.codes[index.rows_of(catalogue.item_ids)] + starts  # of each column of the catalogue
+        self.sids = codes + starts  # of each column of the catalogue
         self.order = tie_order(catalogue)  # rows of the trie: so stand items that share a SID
+        self.place_of = np.argsort(self.order)
         self.trie = Trie(self.sids[self.order], self.device)
         seed_everything(config.seed)
         self.model = T5ForConditionalGeneration(
@@ -69,7 +74,10 @@ class TigerTraining(Training):
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.targets = catalogue.next_item_targets("train")
-        self.steps_per_epoch = math.ceil(len(self.targets.users) / config.batch_size)
+        num_samples = len(self.targets.users)
+        self.steps_per_epoch = math.ceil(num_samples / config.batch_size)
+        if num_samples // self.steps_per_epoch < world_size():
+            raise ValueError(f"{catalogue.name} has {num_samples} training samples, too few for {world_size()} ranks")
 
     def train_epoch(self) -> float:
         """One pass over the samples in batches of histories of like lengths; gives the mean loss of a token."""
@@ -87,11 +95,12 @@ class TigerTraining(Training):
             labels = self.answers(users, positions)
             loss = self.parallel(**self.questions(users, positions), labels=labels).loss
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            # Of the batch the mean: ranks with fewer samples count for less.
+            (loss * (len(own) * world_size() / len(batches[number]))).backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
             self.optimizer.step()
             losses += loss.detach()
-        return float(losses / len(batches))
+        return float(np.mean(gather(float(losses / len(batches)))))
 
     def rate(self, step: int) -> float:
         """Share of the learning rate at a step: a linear rise, then a cosine down to 0."""
@@ -150,9 +159,8 @@ class TigerTraining(Training):
         """(B, num_beams) item ids and scores."""
         left_out = None
         if self.config.filter_history:
-            place_of = np.argsort(self.order)
             histories = [self.catalogue.history(*sample) for sample in zip(users, positions, strict=True)]
-            left_out = [place_of[np.searchsorted(self.catalogue.item_ids, history)] for history in histories]
+            left_out = [self.place_of[np.searchsorted(self.catalogue.item_ids, history)] for history in histories]
         found = beam_search(self.model, self.questions(users, positions), self.trie, num_beams, END, left_out)
         rows, scores = items_of_leaves(
             found.leaves.cpu().numpy(), found.scores.cpu().numpy(), self.trie, num_beams, left_out

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from src.baselines.config import TrainedConfig
-from src.common.artifacts import atomic_path, file_hash
+from src.common.artifacts import atomic_path
 from src.common.cli import check_at_least
 from src.common.distributed import barrier, is_main
 from src.common.log import logger
@@ -20,6 +22,7 @@ from src.common.record import plain
 from src.tasks.catalogue import Catalogue
 
 SETTLES_NOTHING = {"results_file", "split", "num_beams", "metrics", "patience", "device"}  # of the weights
+SETTLES_NOTHING |= {"dataset", "data_path", "index_file"}  # which are told by what they hold, not by how they are spelt
 
 
 class Training(ABC):
@@ -32,21 +35,21 @@ class Training(ABC):
     optimizer: torch.optim.Optimizer
 
     def __init__(
-        self, catalogue: Catalogue, config: TrainedConfig, inputs: Sequence[Path], settles_nothing: Sequence[str] = ()
+        self, catalogue: Catalogue, config: TrainedConfig, inputs: Sequence[np.ndarray] = (), settles_nothing=()
     ):
         """
         Args:
-            inputs: files that the weights depend on.
+            inputs: what the weights depend on beside the sequences, their split and the items.
             settles_nothing: further settings that they do not depend on.
 
         Raises:
-            ValueError: nothing to train on, or to choose the epoch by; or a setting out of its range.
+            ValueError: nothing to train on, to choose the epoch by, or to rank; or a setting out of its range.
         """
-        for split, purpose in (("train", "train on"), ("valid", "choose the epoch by")):
+        for split, purpose in (("train", "train on"), ("valid", "choose the epoch by"), (config.split, "rank")):
             if not len(catalogue.next_item_targets(split).users):
                 raise ValueError(
-                    f"{catalogue.name} has no {split} sample to {purpose}: users need two items in the training part"
-                    f" of their sequence, and one after it"
+                    f"{catalogue.name} has no {split} sample to {purpose}: its sequences are too short, or its"
+                    f" {catalogue.paths.file('split.json').name} leaves none"
                 )
         check_at_least(config, batch_size=1, epochs=1, patience=1)
         if config.learning_rate <= 0:
@@ -58,8 +61,9 @@ class Training(ABC):
         ignored = SETTLES_NOTHING.union(settles_nothing)
         settings = {name: value for name, value in plain(config).items() if name not in ignored}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for path in inputs:
-            digest.update(file_hash(path).encode())
+        sequences = (catalogue.sequence, catalogue.offsets, catalogue.train_end, catalogue.valid_end)
+        for array in (*sequences, catalogue.item_ids, *inputs):
+            digest.update(np.ascontiguousarray(array).tobytes())
         self.key = digest.hexdigest()
 
     @abstractmethod
@@ -77,10 +81,12 @@ class Training(ABC):
             started = time.monotonic()
             self.epoch += 1
             loss = self.train_epoch()
+            if not math.isfinite(loss):
+                raise ValueError(f"the loss of epoch {self.epoch} is {loss}: give a lower --learning_rate")
             quality = self.quality("valid")
             if quality > self.best:
                 self.best, self.best_epoch = quality, self.epoch
-                self._save("best.pth", {"model": self.model.state_dict()})
+                self._save("best.pth", {"key": self.key, "epoch": self.epoch, "model": self.model.state_dict()})
             state = {"key": self.key, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
             self._save("last.pth", state | {"epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch})
             seconds = time.monotonic() - started
@@ -93,12 +99,22 @@ class Training(ABC):
         self.model.load_state_dict(self._read("best.pth")["model"])
 
     def _resume(self) -> None:
+        """Takes up what a killed run of the same settings and data left, if that is whole."""
         if not (self.folder / "last.pth").is_file():
             return
         state = self._read("last.pth")
+        best = self._read("best.pth") if (self.folder / "best.pth").is_file() else {}
         if state["key"] != self.key:
             logger.info("%s is of other data or settings: training starts anew", self.folder)
             return
+        if (best.get("key"), best.get("epoch")) != (self.key, state["best_epoch"]):
+            logger.info("%s lacks the weights of its best epoch: training starts anew", self.folder)
+            return
+        if state["epoch"] > self.config.epochs:
+            raise ValueError(
+                f"{self.folder} was trained for {state['epoch']} epochs, --epochs {self.config.epochs} asks for fewer:"
+                f" give another --results_file, or delete that folder"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]

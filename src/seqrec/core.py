@@ -212,6 +212,7 @@ class Parts:
             catalogue.paths.file("inter.json"),
             catalogue.paths.file("item.json"),
             catalogue.sid_index.path,
+            *filter(Path.is_file, [catalogue.paths.file("split.json")]),
             *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),
             *weights,
         ]

@@ -1,5 +1,6 @@
 """SASRec: learns what is certain, goes on after a kill as if nothing had been, and leaks nothing from the future."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -53,8 +54,8 @@ def test_a_killed_run_goes_on_with_the_same_curve(circle, tmp_path, monkeypatch)
     torch.manual_seed(0)  # another process has other random numbers
     resumed = SASRecTraining(catalogue, replace(circle, epochs=4, results_file=tmp_path / "b.json"))
     resumed.run()
-    for left, right in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(left, right)
+    first, second = (training._read("last.pth")["model"] for training in (straight, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
     other = SASRecTraining(catalogue, replace(circle, epochs=1, seed=7, results_file=tmp_path / "b.json"))
     other.run()  # of other settings, so it starts anew
     assert other.epoch == 1
@@ -139,4 +140,35 @@ def test_flags_are_the_settings():
 def test_too_short_sequences_end_before_training(tmp_path, circle, walks, split):
     write_dataset(tmp_path, "Circle", {str(user): walk for user, walk in enumerate(walks)})
     with pytest.raises(ValueError, match=f"no {split} sample"):
+        SASRecTraining(load_catalogue(tmp_path, "Circle"), circle)
+
+
+def restarted(config) -> SASRecTraining:
+    training = SASRecTraining(load_catalogue(config.data_path, "Circle"), config)
+    training._resume()
+    return training
+
+
+def test_what_other_data_or_settings_left_is_not_taken(circle, tmp_path):
+    """A split that changes would bring test items into training; item ids that change, the rows of other items."""
+    config = replace(circle, epochs=2)
+    SASRecTraining(load_catalogue(tmp_path, "Circle"), config).run()
+    assert restarted(config).epoch == 2
+    best = tmp_path / "out.model" / "best.pth"
+    kept = best.read_bytes()
+    torch.save({**torch.load(best, weights_only=True), "key": "of another run"}, best)
+    assert restarted(config).epoch == 0
+    best.unlink()
+    assert restarted(config).epoch == 0
+    best.write_bytes(kept)
+    with pytest.raises(ValueError, match="asks for fewer"):
+        restarted(replace(config, epochs=1))
+    users = load_catalogue(tmp_path, "Circle").users
+    (tmp_path / "Circle" / "Circle.split.json").write_text(json.dumps({user: [2, 1] for user in users}))
+    assert restarted(config).epoch == 0
+
+
+def test_one_process_only(circle, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.baselines.sasrec_training.world_size", lambda: 2)
+    with pytest.raises(ValueError, match="without torchrun"):
         SASRecTraining(load_catalogue(tmp_path, "Circle"), circle)
