@@ -7,11 +7,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.baselines.config import TrainedConfig
 from src.common.artifacts import atomic_path
@@ -28,7 +27,8 @@ SETTLES_NOTHING |= {"dataset", "data_path", "index_file"}  # which are told by w
 class Training(ABC):
     """A run, and after it the model of its best epoch. Subclasses give `model`, `optimizer` and the two methods below.
 
-    Checkpoints lie in `<results>.model/`: `last.pth` after every epoch, `best.pth` of the best one.
+    After every epoch `<results>.model/last.pth` holds the newest weights and the best: one file, so they always belong
+    together.
     """
 
     model: nn.Module
@@ -55,9 +55,10 @@ class Training(ABC):
         if config.learning_rate <= 0:
             raise ValueError(f"--learning_rate {config.learning_rate}: it must be above 0")
         self.catalogue, self.config = catalogue, config
-        self.folder = Path(config.results_file).with_suffix(".model")
+        self.checkpoint = Path(config.results_file).with_suffix(".model") / "last.pth"
         self.epoch = self.best_epoch = 0
         self.best = -1.0
+        self.best_weights: dict[str, Tensor] = {}
         ignored = SETTLES_NOTHING.union(settles_nothing)
         settings = {name: value for name, value in plain(config).items() if name not in ignored}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -86,9 +87,8 @@ class Training(ABC):
             quality = self.quality("valid")
             if quality > self.best:
                 self.best, self.best_epoch = quality, self.epoch
-                self._save("best.pth", {"key": self.key, "epoch": self.epoch, "model": self.model.state_dict()})
-            state = {"key": self.key, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-            self._save("last.pth", state | {"epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch})
+                self.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self._save()
             seconds = time.monotonic() - started
             logger.info(
                 "epoch %d of %d: loss %.4f, valid ndcg@10 %.4f (best %.4f after %d), %.0f s, %.0f min left at most",
@@ -96,35 +96,38 @@ class Training(ABC):
                 seconds * (self.config.epochs - self.epoch) / 60,
             )  # fmt: skip
         barrier()
-        self.model.load_state_dict(self._read("best.pth")["model"])
+        self.model.load_state_dict(self.best_weights)
 
     def _resume(self) -> None:
-        """Takes up what a killed run of the same settings and data left, if that is whole."""
-        if not (self.folder / "last.pth").is_file():
+        """Takes up what a killed run of the same settings and data left."""
+        if not self.checkpoint.is_file():
             return
-        state = self._read("last.pth")
-        best = self._read("best.pth") if (self.folder / "best.pth").is_file() else {}
+        device = next(self.model.parameters()).device
+        state = torch.load(self.checkpoint, map_location=device, weights_only=True)
         if state["key"] != self.key:
-            logger.info("%s is of other data or settings: training starts anew", self.folder)
-            return
-        if (best.get("key"), best.get("epoch")) != (self.key, state["best_epoch"]):
-            logger.info("%s lacks the weights of its best epoch: training starts anew", self.folder)
+            logger.info("%s is of other data or settings: training starts anew", self.checkpoint)
             return
         if state["epoch"] > self.config.epochs:
             raise ValueError(
-                f"{self.folder} was trained for {state['epoch']} epochs, --epochs {self.config.epochs} asks for fewer:"
-                f" give another --results_file, or delete that folder"
+                f"{self.checkpoint} has {state['epoch']} epochs, --epochs {self.config.epochs} asks for fewer:"
+                f" give another --results_file, or delete that file"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
-        logger.info("goes on after epoch %d of %s", self.epoch, self.folder)
+        self.best_weights = state["best_weights"]
+        logger.info("goes on after epoch %d of %s", self.epoch, self.checkpoint)
 
-    def _save(self, name: str, table: dict[str, Any]) -> None:
+    def _save(self) -> None:
         if is_main():
-            with atomic_path(self.folder / name) as temporary:
-                torch.save(table, temporary)
-
-    def _read(self, name: str) -> dict[str, Any]:
-        device = next(self.model.parameters()).device
-        return torch.load(self.folder / name, map_location=device, weights_only=True)
+            state = {
+                "key": self.key,
+                "epoch": self.epoch,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "model": self.model.state_dict(),
+                "best_weights": self.best_weights,
+                "optimizer": self.optimizer.state_dict(),
+            }
+            with atomic_path(self.checkpoint) as temporary:
+                torch.save(state, temporary)

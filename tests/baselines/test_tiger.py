@@ -93,8 +93,10 @@ def test_a_killed_run_goes_on_with_the_same_curve(circle, tmp_path, monkeypatch)
     torch.manual_seed(1)  # another process has other random numbers
     resumed = training_of(circle, epochs=4, dropout=0.2, results_file=tmp_path / "b.json")
     resumed.run()
-    first, second = (training._read("last.pth")["model"] for training in (straight, resumed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    first, second = (torch.load(training.checkpoint, weights_only=True) for training in (straight, resumed))
+    assert (first["best"], first["best_epoch"]) == (second["best"], second["best_epoch"])
+    for part in ("model", "best_weights"):
+        assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
 
 
 def test_flags_are_the_settings():
