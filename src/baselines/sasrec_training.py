@@ -1,5 +1,7 @@
 """Training SASRec on batches of users with sequences of like lengths."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from src.baselines.training import Training
 from src.common.cli import check_at_least
 from src.common.distributed import resolve_device, world_size
 from src.common.seed import seed_everything
+from src.seqrec.results import read_results
 from src.tasks.catalogue import Catalogue
 
 EVALUATED = 128  # users scored at a time: their scores stay in the processor's cache
@@ -90,3 +93,18 @@ class SASRecTraining(Training):
             ranks = (scores >= own).sum(1) - 1
             total += float((1 / torch.log2(ranks.double() + 2))[may_be_found & (ranks < 10)].sum())
         return total / max(1, len(targets.users))
+
+
+def load_sasrec(results_file: str | Path, catalogue: Catalogue, device: str = "auto") -> SASRecTraining:
+    """The SASRec behind a results file of `src.baselines.sasrec`, trained on this catalogue.
+
+    Raises:
+        FileNotFoundError, ValueError: it is of another model or dataset, or the weights beside it are gone.
+    """
+    results = read_results(results_file)
+    if results.get("model") != "sasrec":
+        raise ValueError(f"{results_file} is of the model {results.get('model')}: give results of src.baselines.sasrec")
+    settings = {**results["config"], "results_file": Path(results_file), "device": device}
+    training = SASRecTraining(catalogue, SASRecConfig(**settings))
+    training.load()
+    return training

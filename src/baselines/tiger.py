@@ -4,17 +4,20 @@
         --results_file results/Games/tiger.json
     torchrun --nproc_per_node=4 -m src.baselines.tiger ...
 
-Its vocabulary is the tokens of the SIDs. What it learns lies beside the results in `<results>.model/`. Started again
-after a kill, it goes on.
+Its vocabulary is the tokens of the SIDs. What it learns lies beside the results in `<results>.model/`, which
+`python -m src.seqrec.metric_ddp` takes as --ckpt_model, too. Started again after a kill, it goes on.
 
 Reference: Rajput et al., 2023, https://arxiv.org/abs/2305.05065; without its tokens for users.
 """
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 from src.baselines.config import TrainedConfig, build_training_parser
 from src.common.cli import user_errors
+
+TIGER_FILE = "tiger.json"  # by which the folder of a trained TIGER is known
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     add("--max_valid_samples", type=int, default=d.max_valid_samples, help="users that an epoch is judged by; 0: all")
     add("--test_batch_size", type=int, default=d.test_batch_size, help="users decoded at a time")
     return parser
+
+
+def is_tiger(folder: str | Path) -> bool:
+    return Path(folder, TIGER_FILE).is_file()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -98,6 +98,25 @@ class Training(ABC):
         barrier()
         self.model.load_state_dict(self.best_weights)
 
+    def load(self) -> None:
+        """Takes the best weights of a run of these settings and data, and trains no more.
+
+        Raises:
+            FileNotFoundError, ValueError: there is none.
+        """
+        if not self.checkpoint.is_file():
+            raise FileNotFoundError(
+                f"{self.checkpoint} does not exist: train the baseline anew with --results_file"
+                f" {self.config.results_file}"
+            )
+        self._resume()
+        if not self.epoch:
+            raise ValueError(
+                f"{self.checkpoint} is of other data than {self.catalogue.paths.file('inter.json')}, or of other"
+                f" settings than {self.config.results_file} tells: train the baseline anew"
+            )
+        self.model.load_state_dict(self.best_weights)
+
     def _resume(self) -> None:
         """Takes up what a killed run of the same settings and data left."""
         if not self.checkpoint.is_file():

@@ -7,6 +7,8 @@ from pathlib import Path
 from src.common.cli import add_dataset_flags, add_device_flag, add_switch, name_list, new_parser
 from src.tasks.task import LANGUAGES
 
+FUSED = ("cooc", "sasrec")
+ENSEMBLE_BY = ("mean", "best")
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 
 
@@ -32,6 +34,12 @@ class EvaluateConfig:
     filter_items: bool = True
     legal_softmax: bool = False
     exact: bool = False
+    ensemble: tuple[str, ...] = ()  # further models, CKPT=INDEX
+    ensemble_by: str = "auto"
+    fuse: tuple[str, ...] = ()
+    fuse_weight: str = "auto"
+    fuse_results: Path | None = None
+    fuse_sample_num: int = 2000
     results_file: Path = Path("results/results.json")
     bf16: bool = False
     device: str = "auto"
@@ -117,12 +125,50 @@ def add_question_flags(parser: argparse.ArgumentParser) -> None:
     add_switch(parser, "--exact", help="score all items instead of searching with beams: slow, and loses nothing")
 
 
+def add_fusion_flags(parser: argparse.ArgumentParser) -> None:
+    """Several models, and collaborative scores, ranked together: of metric_ddp alone."""
+    d = EvaluateConfig
+    parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        default=list(d.ensemble),
+        metavar="CKPT=INDEX",
+        help="further models of the same catalogue, each with its SID index, such as output/image=.index_image.json",
+    )
+    parser.add_argument(
+        "--ensemble_by",
+        choices=("auto", *ENSEMBLE_BY),
+        default=d.ensemble_by,
+        help="an item's chance is the mean of those the models give it, or the best; auto: what ranks valid better",
+    )
+    parser.add_argument(
+        "--fuse",
+        type=name_list,
+        default=list(d.fuse),
+        help=f"collaborative scores to fuse with, by commas: {', '.join(FUSED)} (default: none)",
+    )
+    parser.add_argument(
+        "--fuse_weight",
+        default=d.fuse_weight,
+        help="of each of them, by commas, 0 to 1 together; auto: what ranks the valid split best",
+    )
+    parser.add_argument(
+        "--fuse_results", type=Path, help="results of src.baselines.sasrec, for --fuse sasrec (default: none)"
+    )
+    parser.add_argument(
+        "--fuse_sample_num",
+        type=int,
+        default=d.fuse_sample_num,
+        help="samples of the valid split by which auto chooses, a seeded random part; 0: all",
+    )
+
+
 def add_top_k_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_k", type=int, default=CaseConfig.top_k, help="ranked items to show, up to --num_beams")
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags of src.seqrec.metric_ddp and case; their defaults are EvaluateConfig's."""
+    """The flags that src.seqrec.metric_ddp and case share; their defaults are EvaluateConfig's."""
     d = EvaluateConfig
     parser = new_parser(description)
     add_model_flags(parser)

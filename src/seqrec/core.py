@@ -5,12 +5,13 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from src.baselines.tiger import is_tiger
 from src.common.artifacts import (
     TOKEN_META,
     atomic_path,
@@ -37,6 +38,7 @@ from src.common.sid import SidIndex
 from src.families import check_finetuned
 from src.prompt import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
+from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
@@ -44,7 +46,7 @@ from src.tasks.task import ALIASES, KINDS, Task, Template, load_task
 from src.tasks.texts import add_texts
 
 if TYPE_CHECKING:
-    from src.seqrec.recommender import Recommender
+    from src.seqrec.ranker import Ranker
 
 SAVE_SECONDS = 60  # how much work a killed run may lose
 
@@ -130,11 +132,18 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
             " each named once"
         )
     parse_metrics(config.metrics, config.num_beams)
-    check_finetuned(config.ckpt_model, config.base_model, config.lora)
-    check_templates(config.ckpt_model, task)
-    catalogue = add_texts(
-        load_catalogue(config.data_path, config.dataset, config.index_file, config.image_path), [task]
+    tiger = is_tiger(config.ckpt_model)
+    if not tiger:
+        check_finetuned(config.ckpt_model, config.base_model, config.lora)
+        check_templates(config.ckpt_model, task)
+    elif task.name != "seqrec" or list(asked) != [0]:
+        raise ValueError(
+            f"{config.ckpt_model} is a TIGER, which reads no words: --test_task seqrec, --test_prompt_ids 0"
+        )
+    catalogue = load_catalogue(
+        config.data_path, config.dataset, config.index_file, config.image_path, needs_texts=not tiger
     )
+    catalogue = add_texts(catalogue, [task])
     check_index(config, catalogue.sid_index)
     if task.needs_images and not catalogue.image_files:
         raise ValueError(f"{task.name} shows pictures, and {catalogue.paths.folder / config.image_path} has none")
@@ -185,8 +194,9 @@ class Parts:
     A context: a failure leaves the folder only if there is something in it to go on from.
     """
 
-    def __init__(self, config: EvaluateConfig, catalogue: Catalogue):
-        self.folder = predictions_path(config.results_file).with_suffix(".parts")
+    def __init__(self, config: EvaluateConfig, catalogue: Catalogue, name: str = ""):
+        """`name` tells the parts of one results file from each other."""
+        self.folder = predictions_path(config.results_file).with_suffix(f"{name}.parts")
         key = self._key(config, catalogue)
         if is_main():
             stamp = self.folder / "run.json"
@@ -210,9 +220,8 @@ class Parts:
         weights = sorted(Path(config.ckpt_model).glob("*.safetensors"))
         inputs = [
             catalogue.paths.file("inter.json"),
-            catalogue.paths.file("item.json"),
             catalogue.sid_index.path,
-            *filter(Path.is_file, [catalogue.paths.file("split.json")]),
+            *filter(Path.is_file, map(catalogue.paths.file, ("item.json", "split.json"))),
             *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),
             *weights,
         ]
@@ -240,7 +249,7 @@ class Parts:
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Evaluates one model on one task.
+    """Evaluates one model on one task, or several models and collaborative scores as one.
 
     Returns:
         the results file; per-sample predictions lie beside it.
@@ -249,43 +258,73 @@ def evaluate(config: EvaluateConfig) -> Path:
         ValueError, FileNotFoundError: settings, data or checkpoint do not fit; said before the model is loaded.
     """
     setup_logging()
-    task, prompt_ids, catalogue = check(config)
+    plan = check_fusion(config)
+    members = member_configs(config)
+    checked = [check(member) for member in members]
+    task, prompt_ids, catalogue = checked[0]
     samples = make_samples(config, task, catalogue)
+    asked = {config.split: samples}
+    if plan and plan.chooses and config.split != CHOSEN_ON:
+        chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
+        asked[CHOSEN_ON] = make_samples(chosen_by, task, catalogue)
+    if config.fuse and task.kind != "next_item":
+        raise ValueError(f"--fuse needs histories, and {task.name} asks about something else")
     check_writable(config.results_file)
     if config.results_file.exists():
         logger.info("%s is there already and will be replaced", config.results_file)
-    from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
+    from src.seqrec.fusion import chances_of  # these import torch: after the checks, so that a fault shows at once
+    from src.seqrec.ranker import load_ranker
 
     device = resolve_device(config.device)
     init_process_group(device)
-    recommender = Recommender(config, catalogue, device)
-    batches = cut_batches(samples, config.test_batch_size)
-    started = time.time()
-    with Parts(config, catalogue) as parts:
-        asked = sum(ask(recommender, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
-    barrier()
+    answers: dict[str, list[Answers]] = {split: [] for split in asked}
+    started, number_asked, all_parts, rankers = time.time(), 0, [], []
+    for number, (member, (own_task, _, own_catalogue)) in enumerate(zip(members, checked, strict=True)):
+        ranker = load_ranker(member, own_catalogue, device)
+        for split, questions in asked.items():
+            batches = cut_batches(questions, config.test_batch_size)
+            name = f".{number + 1}-{split}" if plan else ""
+            with Parts(replace(member, split=split), own_catalogue, name) as parts:
+                for i in prompt_ids:
+                    number_asked += ask(ranker, own_task.item_templates[i], i, questions, batches, parts)
+            barrier()
+            all_parts.append(parts)
+            if is_main():
+                found = [collect(parts, i, questions, own_catalogue, ranker.list_length) for i in prompt_ids]
+                lists = [Ranked(part.ranked, part.scores) for part in found]
+                chances = [chances_of(part, ranker.num_tokens, ranker.sharing) for part in lists] if plan else []
+                answers[split].append(Answers(found, chances))
+        rankers.append((ranker.name, dict(ranker.settings)))
+        spoken = getattr(ranker, "builder", None)
+        prompt_lang = spoken.settings.prompt_lang if spoken else None
+        del ranker, spoken
     if is_main():
         seconds = time.time() - started
-        predictions = [collect(parts, i, samples, catalogue, recommender.list_length) for i in prompt_ids]
-        seen = task.kind == "item" and samples_are_seen(config)
+        predictions = answers[config.split][0].predictions
         extra = {
             "is_lora": config.lora,
             "base_model": config.base_model,
             "index": str(catalogue.sid_index.path),
             "checkpoint": str(config.ckpt_model),
             "test_task": task.name,
-            "prompt_lang": recommender.builder.settings.prompt_lang,
-            "model": recommender.loaded.model.config.model_type,
-            "split": "seen" if seen else config.split,
+            "prompt_lang": prompt_lang,
+            "model": " + ".join([*(name for name, _ in rankers), *config.fuse]),
+            "split": "seen" if task.kind == "item" and samples_are_seen(config) else config.split,
             "filter_history": config.filter_history,
             "legal_softmax": config.legal_softmax,
             "exact": config.exact,
             "valid_beams": valid_share(predictions, catalogue),
         }
+        if settings := rankers[0][1]:
+            extra["settings"] = settings
+        if plan:
+            valid = answers.get(CHOSEN_ON, [])
+            predictions, extra["fusion"] = fuse(plan, config, catalogue, answers[config.split], valid)
         summary = summarize(predictions, catalogue, config.metrics, extra)
         write_results(config.results_file, predictions, summary)
-        parts.remove()
-        rate = asked * world_size() / max(seconds, 1e-9)
+        for parts in all_parts:
+            parts.remove()
+        rate = number_asked * world_size() / max(seconds, 1e-9)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in summary["mean_results"].items())
         logger.info("%s, %d samples, %.0f a second: %s", task.name, len(samples.users), rate, shown)
         logger.info("results in %s, predictions beside it", config.results_file)
@@ -306,7 +345,7 @@ def samples_are_seen(config: EvaluateConfig) -> bool:
 
 
 def ask(
-    recommender: "Recommender",
+    ranker: "Ranker",
     template: Template,
     prompt_id: int,
     samples: Samples,
@@ -321,9 +360,9 @@ def ask(
     mine = shard([batch for batch in batches if int(batch[0]) not in finished])
     numbers, ranked, asked, saved = [], [], 0, time.time()
     for batch in tqdm(mine, desc="decoding", unit="batch", disable=not is_main()):
-        histories = [samples.history(recommender.catalogue, int(i)) for i in batch]
+        histories = [samples.history(ranker.catalogue, int(i)) for i in batch]
         numbers.append(batch)
-        ranked.append(recommender.rank(template, histories, samples.targets[batch], samples.text_rows(batch)))
+        ranked.append(ranker.rank(template, histories, samples.targets[batch], samples.text_rows(batch)))
         asked += len(batch)
         if time.time() - saved > SAVE_SECONDS:
             parts.write(prompt_id, numbers, ranked)

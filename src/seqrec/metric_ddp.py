@@ -2,14 +2,18 @@
 
     torchrun --nproc_per_node=2 -m src.seqrec.metric_ddp --dataset Demo --index_file .index_simple.json \\
         --ckpt_model output/demo --results_file results/Demo/seqrec.json --filter_history
+
+--ensemble adds models of other SID tables, --fuse collaborative scores (docs/test_readme.md).
 """
 
 from src.common.cli import user_errors
-from src.seqrec.config import build_parser, config_from
+from src.seqrec.config import add_fusion_flags, build_parser, config_from
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser(__doc__).parse_args(argv)
+    parser = build_parser(__doc__)
+    add_fusion_flags(parser)
+    args = parser.parse_args(argv)
     from src.seqrec.core import evaluate  # reads data: after parsing, so that --help and a typo answer at once
 
     with user_errors():

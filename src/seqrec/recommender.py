@@ -9,24 +9,19 @@ import torch
 
 from src.collate import PromptCollator, TrainingCollator
 from src.common.log import logger
-from src.decoding import beam_search, best_of, score_all
 from src.models import AnswerRows, Loaded, load_finetuned
 from src.prompt import PromptBuilder, PromptSettings, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
-from src.seqrec.metrics import list_length
-from src.seqrec.ranking import items_of_leaves
+from src.seqrec.ranker import Ranker
 from src.seqrec.results import Ranked
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import Template
-from src.trie import Trie
 
 
-class Recommender:
-    """A fine-tuned model with the trie of its catalogue: ranks items for any questions about it."""
+class Recommender(Ranker):
+    """A fine-tuned model: ranks items for any questions about its catalogue, in its wordings."""
 
     def __init__(self, config: EvaluateConfig, catalogue: Catalogue, device: torch.device):
-        self.config, self.catalogue, self.device = config, catalogue, device
-        self.list_length = list_length(config.num_beams, len(catalogue.item_ids), config.metrics)
         dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.loaded: Loaded = load_finetuned(config.ckpt_model, config.base_model, config.lora, dtype)
         self.loaded.model.to(device).eval()
@@ -36,11 +31,8 @@ class Recommender:
             catalogue, self.loaded.tokenizer, self.loaded.processor, settings, self.loaded.merge_size
         )
         self.collate = PromptCollator(self.loaded.tokenizer.pad_token_id, self.loaded.family.mrope)
-        # Rows by popularity in training, then by id: so stand the items that share a SID.
-        items = catalogue.item_ids
-        self.row_order = np.lexsort((items, -catalogue.popularity[items]))
-        self.place_of = np.argsort(self.row_order)
-        self.trie = Trie(self.builder.sids[self.row_order], device)
+        self.name = self.loaded.model.config.model_type
+        super().__init__(config, catalogue, self.loaded.model, self.builder.sids, self.builder.end_token, device)
 
     def rank(
         self,
@@ -49,32 +41,13 @@ class Recommender:
         items: Sequence[int],
         texts: Sequence[int] | None = None,
     ) -> Ranked:
-        """Ranked items for one batch of questions.
-
-        Args:
-            items: fill slots such as {title}, and never the answer.
-            texts: row of the query that each question is about, where the wording has one.
-        """
         reserve = self.trie.num_levels + 1
         texts = [-1] * len(items) if texts is None else texts
         questions = [
             self.builder.question(template, history, int(item), reserve, int(text))
             for history, item, text in zip(histories, items, texts, strict=True)
         ]
-        inputs = {name: value.to(self.device) for name, value in self.collate(questions).items()}
-        left_out = None
-        if self.config.filter_history:
-            left_out = [self.place_of[self.builder.row_of[np.asarray(history, np.int64)]] for history in histories]
-        search = (self.loaded.model, inputs, self.trie)
-        options = (self.builder.end_token, left_out, self.config.legal_softmax)
-        if self.config.exact:
-            found = best_of(score_all(*search, *options), self.list_length)
-        else:
-            found = beam_search(*search, self.list_length, *options)
-        rows, scores = items_of_leaves(
-            found.leaves.cpu().numpy(), found.scores.float().cpu().numpy(), self.trie, self.list_length, left_out
-        )
-        return Ranked(np.where(rows >= 0, self.catalogue.item_ids[self.row_order[rows]], -1), scores)
+        return self.search({name: value.to(self.device) for name, value in self.collate(questions).items()}, histories)
 
     def use_pictures(self, files: dict[int, Path]) -> None:
         """Shows other picture files from now on."""

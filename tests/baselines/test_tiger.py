@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from src.baselines.tiger import TigerConfig, build_parser
-from src.baselines.tiger_training import END, FIRST_TOKEN, PAD, TigerTraining, run_tiger
+from src.baselines.core import last_items
+from src.baselines.tiger_model import END, FIRST_TOKEN, PAD
+from src.baselines.tiger_training import TigerTraining, run_tiger
 from src.common.artifacts import save_sid_index
 from src.common.sid import SidIndex
 from src.seqrec.results import predictions_path, read_predictions, read_results
@@ -61,12 +63,13 @@ def test_history_is_left_out(circle):
 
 def test_prompts_hold_the_latest_items_and_an_end(circle):
     training = training_of(circle, max_his_len=2)
-    questions = training.questions(np.array([0, 3]), np.array([1, 4]))  # user 0 had item 0, user 3 the items 3 4 5 6
+    # User 0 had item 0, user 3 the items 3 4 5 6.
+    questions = training.tiger.questions(last_items(training.catalogue, np.array([0, 3]), np.array([1, 4]), 2))
     first, second = TOKENS[[0, 5]].tolist()
     third = TOKENS[6].tolist()
     assert questions["input_ids"].tolist() == [[*first, END, PAD, PAD], [*second, *third, END]]
     assert questions["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
-    answers = training.answers(np.array([0]), np.array([1]))
+    answers = training.tiger.answers(np.array([1]))
     assert answers.tolist() == [[*TOKENS[1].tolist(), END]]
 
 

@@ -1,0 +1,102 @@
+"""Collaborative scores as sources of a fusion: each gives every item its share of all scores of a sample."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from src.baselines.core import DENSE_SCORES, history_entries, rank_dense, tie_order
+from src.seqrec.config import EvaluateConfig
+from src.seqrec.fusion import Pool, distinct, look_up
+from src.seqrec.metrics import PADDING
+
+if TYPE_CHECKING:
+    from src.tasks.catalogue import Catalogue
+
+# users (B,), positions (B,) -> (B, N) float32 shares, which sum to 1, or to 0 where nothing is known
+Shares = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def transition_shares(catalogue: "Catalogue", config: EvaluateConfig) -> Shares:
+    """Co-transition counts of `src.baselines.cooccurrence`, over their sum."""
+    from src.baselines.config import BaselineConfig
+    from src.baselines.cooccurrence import build_scorer
+
+    score = build_scorer(catalogue, BaselineConfig(catalogue.name, config.results_file)).score_function
+
+    def shares(users: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        counts = score(users, positions).toarray().astype(np.float32)
+        if config.filter_history:
+            counts[history_entries(catalogue, users, positions)[:2]] = 0
+        return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+    return shares
+
+
+def sasrec_shares(catalogue: "Catalogue", config: EvaluateConfig) -> Shares:
+    """Softmax over the scores of a SASRec that `src.baselines.sasrec` trained.
+
+    Raises:
+        ValueError, FileNotFoundError: `config.fuse_results` is not of a SASRec on this dataset.
+    """
+    from src.baselines.sasrec_training import load_sasrec
+
+    score = load_sasrec(config.fuse_results, catalogue, config.device).score
+
+    def shares(users: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        scores = score(users, positions)
+        if config.filter_history:
+            scores[history_entries(catalogue, users, positions)[:2]] = -np.inf
+        chances = np.exp(scores - scores.max(1, keepdims=True))
+        return chances / chances.sum(1, keepdims=True)
+
+    return shares
+
+
+SOURCES = {"cooc": transition_shares, "sasrec": sasrec_shares}
+
+
+def make_pool(
+    models: Sequence[tuple[np.ndarray, np.ndarray]], scores: Sequence[Shares], catalogue: "Catalogue",
+    users: np.ndarray, positions: np.ndarray, filter_history: bool, length: int,
+) -> Pool:  # fmt: skip
+    """Candidates of all sources with their chances from each.
+
+    Args:
+        models: (M, K) items and (M, K) chances of each model.
+        scores: collaborative sources; each adds its best `length` items, and knows the chances of all others.
+        users, positions: (M,) of the samples.
+    """
+    order = tie_order(catalogue)
+    size = max(1, DENSE_SCORES // len(order)) if scores else 4096
+    parts = []
+    for start in range(0, len(models[0][0]), size):
+        chunk = slice(start, start + size)
+        tables = [shares(users[chunk], positions[chunk]) for shares in scores]
+        seen = history_entries(catalogue, users[chunk], positions[chunk])[:2] if filter_history else None
+        lists = [items[chunk] for items, _ in models]
+        for table in tables:
+            columns = rank_dense(table, order, seen, length)[0]
+            lists.append(np.where(columns == PADDING, PADDING, catalogue.item_ids[columns]))
+        items = distinct(np.concatenate(lists, 1))
+        columns = np.searchsorted(catalogue.item_ids, np.maximum(items, catalogue.item_ids[0]))
+        chances = [look_up(items, *(part[chunk] for part in model)) for model in models]
+        chances += [np.where(items >= 0, np.take_along_axis(table, columns, 1), 0) for table in tables]
+        parts.append((items, np.stack(chances)))
+    width = max(items.shape[1] for items, _ in parts)
+    return Pool(
+        np.concatenate([_widened(items, width, PADDING) for items, _ in parts]),
+        np.concatenate([_widened(chances, width, 0) for _, chances in parts], 1).astype(np.float32),
+    )
+
+
+def _widened(table: np.ndarray, width: int, filler: int) -> np.ndarray:
+    missing = [(0, 0)] * (table.ndim - 1) + [(0, width - table.shape[-1])]
+    return np.pad(table, missing, constant_values=filler)
+
+
+def tie_rank_of(catalogue: "Catalogue") -> np.ndarray:
+    """(largest item id + 1,) int64: place of each item among equal scores: by popularity in training, then id."""
+    ranks = np.zeros(int(catalogue.item_ids[-1]) + 1, np.int64)
+    ranks[catalogue.item_ids[tie_order(catalogue)]] = np.arange(len(catalogue.item_ids))
+    return ranks
