@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from src.common.cli import name_list, new_parser, user_errors
+from src.common.cli import add_switch, name_list, new_parser, user_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from src.seqrec.metrics import PairedTest
 
 SIGNIFICANT = 0.05
-PROTOCOL = ("dataset", "split", "filter_history", "test_task")  # results that differ here do not compare
 
 
 class Samples(NamedTuple):
@@ -68,6 +67,11 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         default={},
         help="largest drop to accept, a metric: hit@10=.005,ndcg@10=.003 (default: any)",
     )
+    add_switch(
+        parser,
+        "--any_num_beams",
+        help="compare lists of unequal lengths too, to learn what the length does; all else must be one protocol",
+    )
     return parser
 
 
@@ -101,26 +105,48 @@ def load_samples(results_file: Path, metrics: list[str]) -> Samples:
     return Samples([keys[row] for row in order], {name: row[np.array(order)] for name, row in values.items()})
 
 
+def check_protocols(base: Path, new: Path, any_num_beams: bool = False) -> None:
+    """Refuses two results files of different datasets or protocols; what an older file does not say is passed over."""
+    from src.seqrec.protocol import protocol_of
+    from src.seqrec.results import read_results
+
+    first, second = read_results(base), read_results(new)
+    names = [results.get("dataset") for results in (first, second)]
+    if None not in names and names[0] != names[1]:
+        raise ValueError(f"{base} is of the dataset {names[0]}, {new} of {names[1]}: give two of one dataset")
+    left, right = protocol_of(first, str(base)), protocol_of(second, str(new))
+    for field in left.differences(right):
+        if field == "num_beams" and any_num_beams:
+            continue
+        cure = " or allow it with --any_num_beams" if field == "num_beams" else ""
+        raise ValueError(
+            f"{base} has {field} {getattr(left, field)!r} ({left.name}), {new} {getattr(right, field)!r}"
+            f" ({right.name}): only results of one protocol compare. Evaluate both the same way{cure}"
+        )
+
+
 def compare(
-    base: Path, new: Path, metrics: list[str] | None = None, drops: dict[str, float] | None = None
+    base: Path,
+    new: Path,
+    metrics: list[str] | None = None,
+    drops: dict[str, float] | None = None,
+    any_num_beams: bool = False,
 ) -> list[Difference]:
     """The paired test of each metric.
 
+    Args:
+        any_num_beams: of all that makes a protocol, the lists may differ in their length.
+
     Raises:
-        ValueError: the files are of different datasets, splits, protocols or samples.
+        ValueError: the files are of different datasets, protocols or samples.
     """
     from src.seqrec.metrics import paired_test, parse_metrics
     from src.seqrec.results import read_results
 
     drops = drops or {}
-    first, second = read_results(base), read_results(new)
-    for field in PROTOCOL:
-        if field in first and field in second and first[field] != second[field]:
-            raise ValueError(
-                f"{base} has {field} {first[field]!r}, {new} has {second[field]!r}: only results of one protocol"
-                f" compare. Evaluate both the same way"
-            )
-    shared = [name for name in first["mean_results"] if name in second["mean_results"]]
+    check_protocols(base, new, any_num_beams)
+    first, second = (read_results(file)["mean_results"] for file in (base, new))
+    shared = [name for name in first if name in second]
     names = parse_metrics([*(metrics or shared), *drops])
     left, right = load_samples(base, names), load_samples(new, names)
     if left.keys != right.keys:
@@ -170,7 +196,7 @@ def table(differences: list[Difference]) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser(__doc__).parse_args(argv)
     with user_errors():
-        differences = compare(args.base, args.new, args.metrics, args.max_drop)
+        differences = compare(args.base, args.new, args.metrics, args.max_drop, args.any_num_beams)
     print(table(differences))
     return int(any(row.regressed for row in differences))
 

@@ -11,6 +11,7 @@ import polars as pl
 from src.common.artifacts import atomic_path, read_json, write_json
 from src.common.record import commit, plain
 from src.seqrec import metrics as ranking
+from src.seqrec.protocol import protocol_asked
 
 if TYPE_CHECKING:
     from src.tasks.catalogue import Catalogue
@@ -183,15 +184,17 @@ def summarize(
     Args:
         predictions: of each wording, over the same samples.
         metrics: such as "hit@10,ndcg@10"; a k above the length of the lists is an error.
-        extra: is_lora, base_model, index, checkpoint, and whatever else to keep: model, split, filter_history, ...
+        extra: split, filter_history and test_task, which settle the protocol; is_lora, base_model, index, checkpoint,
+            and whatever else to keep: model, settings, ...
 
     Returns:
-        Means over the wordings, the lowest and the highest; intervals, slices and list statistics of the wordings'
-        average; metrics of SIDs beside those of items, where the catalogue has SIDs.
+        The protocol; means over the wordings, the lowest and the highest; intervals, slices and list statistics of the
+        wordings' average; metrics of SIDs beside those of items, where the catalogue has SIDs.
     """
     predictions = [predictions] if isinstance(predictions, Predictions) else list(predictions)
     first = predictions[0]
     names = ranking.parse_metrics(metrics, first.num_beams)
+    protocol = protocol_asked(catalogue, extra, first.num_beams)
     values, per_prompt = mean_over_prompts(predictions, names)
     table = {name: [result[name] for result in per_prompt] for name in names}
     lists = [ranking.list_statistics(part.ranked, catalogue.popularity, catalogue.item_ids) for part in predictions]
@@ -207,6 +210,7 @@ def summarize(
         "num_samples": len(first.targets),
         "num_beams": first.num_beams,
         "dataset": catalogue.name,
+        "protocol": protocol.table(),
         "commit": commit(),
         "slices": ranking.slices(values, catalogue.popularity[first.targets], first.history_lengths),
         "list_statistics": {name: float(np.mean([row[name] for row in lists])) for name in lists[0]},

@@ -67,6 +67,11 @@ class Catalogue:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    @property
+    def is_leave_one_out(self) -> bool:
+        """Whether of every sequence of 3 items or more the last item tests and the one before it validates."""
+        return np.array_equal((self.train_end, self.valid_end), _leave_one_out(self.lengths))
+
     def history(self, user: int, position: int, max_his_len: int = 0) -> np.ndarray:
         """Items of `user` before `position`, oldest first; the last `max_his_len` of them (0: all)."""
         start = max(0, position - max_his_len) if max_his_len else 0
@@ -199,12 +204,17 @@ def join_catalogues(catalogues: Sequence[Catalogue]) -> tuple[SidIndex, dict[int
     return index, items
 
 
+def _leave_one_out(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the training and the validation part of sequences of these lengths end."""
+    whole = lengths < 3
+    return np.where(whole, lengths, lengths - 2), np.where(whole, lengths, lengths - 1)
+
+
 def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the training and the validation part of each user: the file's, or leave-one-out."""
     given = artifacts.load_splits(paths)
     if given is None:
-        whole = lengths < 3
-        return np.where(whole, lengths, lengths - 2), np.where(whole, lengths, lengths - 1)
+        return _leave_one_out(lengths)
     path = paths.file("split.json")
     ends = np.empty((len(users), 2), np.int64)
     for row, user in enumerate(users):

@@ -1,25 +1,28 @@
 """The comparison of two result files, and its exit status."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from src.seqrec.compare import compare, main
+from src.seqrec.protocol import Protocol
 from src.seqrec.results import Predictions, predictions_path, write_results
 
 NUM_USERS = 400
 
 
-def write_run(path, hit_rate, users=NUM_USERS, seed=0, **fields):
+def write_run(path, hit_rate, users=NUM_USERS, seed=0, length=2, **fields):
     """A run that ranks the target first for `hit_rate` of the users, second otherwise; rows in a random order."""
     rng = np.random.default_rng(seed)
     targets = np.arange(users) % 7
     first = np.random.default_rng(9).permutation(users) < hit_rate * users
     ranked = np.where(first[:, None], np.stack([targets, targets + 10], 1), np.stack([targets + 10, targets], 1))
+    ranked = np.pad(ranked, ((0, 0), (0, length - 2)), constant_values=-1)
     order = rng.permutation(users)
     names = [f"user {user}" for user in order]
-    predictions = Predictions(names, targets[order], ranked[order], np.zeros((users, 2), np.float32))
+    predictions = Predictions(names, targets[order], ranked[order], np.zeros((users, length), np.float32))
     stated = {"hit@1": float(first.mean())}
     return write_results(path, predictions, {"mean_results": stated, "dataset": "Toy", **fields})
 
@@ -61,8 +64,9 @@ def test_a_drop_within_chance_exits_0(tmp_path):
     ("change", "message"),
     [
         ({"users": 300}, "100 are only in the first"),
-        ({"filter_history": True}, "one protocol"),
-        ({"dataset": "Other"}, "one protocol"),
+        ({"filter_history": True}, "has history 'unmasked' (?/?/unmasked/?/?), "),  # of older files
+        ({"filter_history": True, "split": "test"}, "'masked' (?/test/masked/?/?): only results of one protocol"),
+        ({"dataset": "Other"}, "is of the dataset Toy, "),
     ],
 )
 def test_what_does_not_compare_says_why(tmp_path, capsys, change, message):
@@ -70,6 +74,39 @@ def test_what_does_not_compare_says_why(tmp_path, capsys, change, message):
     new = write_run(tmp_path / "b.json", 0.5, **{"filter_history": False, **change})
     fails([str(base), str(new)])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"history": "masked"}, {"split": "valid"}, {"splitting": "split.json"}, {"target": "query"}, {"hits": "sid"}],
+)
+def test_files_of_other_protocols_do_not_compare(tmp_path, capsys, change):
+    protocol = Protocol(num_beams=2)
+    base = write_run(tmp_path / "a.json", 0.5, protocol=protocol.table())
+    new = write_run(tmp_path / "b.json", 0.5, protocol=replace(protocol, **change).table())
+    fails([str(base), str(new)])
+    (field,) = change
+    said = capsys.readouterr().err
+    assert f"has {field} {getattr(protocol, field)!r} (leave-one-out/test/unmasked/2)" in said
+    assert repr(change[field]) in said
+
+
+def test_lists_of_unequal_lengths_compare_only_on_request(tmp_path, capsys):
+    base = write_run(tmp_path / "a.json", 0.5, protocol=Protocol(num_beams=2).table())
+    new = write_run(tmp_path / "b.json", 0.5, length=5, protocol=Protocol(num_beams=5).table())
+    fails([str(base), str(new)])
+    assert "or allow it with --any_num_beams" in capsys.readouterr().err
+    assert main([str(base), str(new), "--any_num_beams"]) == 0
+    masked = write_run(tmp_path / "c.json", 0.5, length=5, protocol=Protocol(num_beams=5, history="masked").table())
+    fails([str(base), str(masked), "--any_num_beams"])
+
+
+def test_an_older_file_compares_with_a_newer_one_by_what_it_tells(tmp_path, capsys):
+    new = write_run(tmp_path / "new.json", 0.5, protocol=Protocol(num_beams=2).table())
+    flags = {"split": "test", "filter_history": False, "test_task": "mmseqrec", "num_beams": 2}
+    assert main([str(write_run(tmp_path / "old.json", 0.5, **flags)), str(new)]) == 0
+    fails([str(write_run(tmp_path / "old.json", 0.5, **{**flags, "split": "valid"})), str(new)])
+    assert "has split 'valid' (?/valid/unmasked/2)" in capsys.readouterr().err
 
 
 def test_predictions_of_another_run_are_noticed(tmp_path, capsys):

@@ -15,7 +15,9 @@ from tests.baselines.test_baselines import write_dataset
 DOCUMENTED = {
     *("test_prompt_ids", "mean_results", "min_results", "max_results", "all_prompt_results", "is_lora", "base_model"),
     *("num_samples", "num_beams", "dataset", "index", "checkpoint", "commit", "confidence_intervals", "slices"),
+    "protocol",
 }
+ASKED = {"split": "test", "filter_history": True, "test_task": "seqrec"}  # what settles the protocol
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_columns_are_those_documented(tmp_path, predictions):
 
 def test_summary_of_two_prompts(predictions, catalogue):
     worse = replace(predictions, prompt_id=4, ranked=np.array([[1, 2, 0], [1, 2, 3], [3, 2, 1]]))
-    summary = results.summarize([predictions, worse], catalogue, "hit@1,hit@3,mrr@2", {"is_lora": True, "model": "x"})
+    summary = results.summarize([predictions, worse], catalogue, "hit@1,hit@3,mrr@2", {"is_lora": True, **ASKED})
     assert set(summary) >= DOCUMENTED
     assert summary["test_prompt_ids"] == [3, 4]
     assert summary["all_prompt_results"][0] == pytest.approx({"hit@1": 1 / 3, "hit@3": 2 / 3, "mrr@2": 0.5})
@@ -68,7 +70,7 @@ def test_summary_of_two_prompts(predictions, catalogue):
     assert summary["min_results"]["hit@1"] == 0
     assert summary["max_results"]["hit@1"] == pytest.approx(1 / 3)
     assert (summary["num_samples"], summary["num_beams"], summary["dataset"]) == (3, 3, "Toy")
-    assert (summary["is_lora"], summary["base_model"], summary["model"]) == (True, None, "x")
+    assert (summary["is_lora"], summary["base_model"], summary["split"]) == (True, None, "test")
     assert summary["slices"]["history_length"]["1-4"]["num_samples"] == 1
     assert summary["list_statistics"]["coverage@3"] == pytest.approx((4 / 5 + 4 / 5) / 2)
     low, high = summary["confidence_intervals"]["hit@3"]
@@ -78,9 +80,9 @@ def test_summary_of_two_prompts(predictions, catalogue):
 
 def test_sids_are_judged_beside_items(predictions, catalogue):
     """Items 0 and 1 share a SID, and item 4 has that of item 2."""
-    assert "sid_results" not in results.summarize(predictions, catalogue, "hit@1", {})  # a baseline knows no SIDs
+    assert "sid_results" not in results.summarize(predictions, catalogue, "hit@1", ASKED)  # a baseline knows no SIDs
     index = SidIndex(np.arange(5), np.array([[0, 0], [0, 0], [0, 1], [1, 0], [0, 1]]), ("a", "b"), (2, 2))
-    summary = results.summarize(predictions, replace(catalogue, sid_index=index), "hit@1,hit@2,ndcg@2,mrr@3", {})
+    summary = results.summarize(predictions, replace(catalogue, sid_index=index), "hit@1,hit@2,ndcg@2,mrr@3", ASKED)
     assert summary["mean_results"] == pytest.approx(
         {"hit@1": 1 / 3, "hit@2": 2 / 3, "ndcg@2": (1 + 1 / math.log2(3)) / 3, "mrr@3": (1 + 1 / 2) / 3}
     )
@@ -91,7 +93,7 @@ def test_sids_are_judged_beside_items(predictions, catalogue):
 
 
 def test_results_and_predictions_stand_side_by_side(tmp_path, predictions, catalogue):
-    summary = results.summarize(predictions, catalogue, "hit@1", {})
+    summary = results.summarize(predictions, catalogue, "hit@1", ASKED)
     path = results.write_results(tmp_path / "deep" / "run.json", predictions, summary)
     assert results.read_results(path)["mean_results"] == summary["mean_results"]
     assert sorted(file.name for file in path.parent.iterdir()) == ["run.json", "run.predictions.parquet"]
@@ -99,12 +101,12 @@ def test_results_and_predictions_stand_side_by_side(tmp_path, predictions, catal
 
 def test_hit_at_10_of_lists_of_3_is_an_error(predictions, catalogue):
     with pytest.raises(ValueError, match="num_beams"):
-        results.summarize(predictions, catalogue, "hit@10", {})
+        results.summarize(predictions, catalogue, "hit@10", ASKED)
 
 
 def test_prompts_of_other_samples_are_an_error(predictions, catalogue):
     with pytest.raises(ValueError, match="different samples"):
-        results.summarize([predictions, replace(predictions, targets=np.array([1, 1, 1]))], catalogue, "hit@1", {})
+        results.summarize([predictions, replace(predictions, targets=np.array([1, 1, 1]))], catalogue, "hit@1", ASKED)
 
 
 def test_arrays_that_do_not_fit_are_an_error(predictions):
