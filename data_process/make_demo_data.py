@@ -5,6 +5,7 @@
 About ten items share every word, so only pictures tell them apart; habits lead from item to item, so only sequences
 tell what comes next (demo_process.py says how). demo_oracle.py gives the figures to reach. `images/` and
 `images_second/` are two drawings of every item: swap them to see whether a model looks, or only knows files by heart.
+Enriched items say what text and picture tell, so that a generated listing can be judged field by field.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
@@ -21,7 +23,18 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 
 import numpy as np
 
-from data_process.demo_process import FAMILIES, KINDS, Process, draw_users, make_process, save_process
+from data_process.demo_process import (
+    COLOURS,
+    FAMILIES,
+    KINDS,
+    PATTERNS,
+    SIZES,
+    TONES,
+    Process,
+    draw_users,
+    make_process,
+    save_process,
+)
 from src.common.artifacts import DatasetPaths, atomic_path, write_json
 from src.common.cli import new_parser, user_errors
 from src.common.record import plain
@@ -133,37 +146,67 @@ def maker_name(number: int) -> str:
             return word.capitalize() + "a"
 
 
-def class_texts(text_class: int) -> dict[str, object]:
-    """Every text of the items of one class, enriched ones included: kind and maker, and no word of colour or motif."""
-    kind, number = KINDS[text_class % len(KINDS)], text_class // len(KINDS)
-    maker, words = maker_name(number), FAMILY_WORDS[FAMILIES[number % len(FAMILIES)]]
-    material, department = MATERIALS[kind], DEPARTMENTS[kind]
+def class_texts(text_class: int) -> dict[str, str]:
+    """What the shop says of the items of one class: kind and maker, and no word of colour or motif."""
+    kind, maker, words = _kind_and_maker(text_class)
     article = "An" if kind[0] in "aeiou" else "A"
     return {
-        "title": f"{maker} {kind} in {material}",
-        "description": f"{article} {kind} by {maker}, made of {material}. {maker} is known for {words}.",
+        "title": f"{maker} {kind} in {MATERIALS[kind]}",
+        "description": f"{article} {kind} by {maker}, made of {MATERIALS[kind]}. {maker} is known for {words}.",
         "brand": maker,
-        "categories": f"{department}, {kind.capitalize()}",
-        "enhanced_title": f"{maker} printed {kind}, {material}",
-        "tags": [kind, material, maker, words],
-        "highlights": [f"made of {material}", f"one of the {words} of {maker}"],
-        "characteristics": [f"material: {material}", f"maker: {maker}", f"department: {department}"],
+        "categories": f"{DEPARTMENTS[kind]}, {kind.capitalize()}",
     }
+
+
+def enriched_texts(text_class: int, attributes: Sequence[int] | None) -> dict[str, str | list[str]]:
+    """What item_enriched_v2.json says of an item: a known function of its text and of what its picture shows.
+
+    The tags tell what only the picture shows, so that a model which does not look cannot get them right.
+
+    Args:
+        attributes: kind, colour, pattern, size and tone; None where there are no pictures: then texts decide alone.
+    """
+    kind, maker, words = _kind_and_maker(text_class)
+    material = MATERIALS[kind]
+    known = [f"material: {material}", f"maker: {maker}"]
+    if attributes is None:
+        return {
+            "enhanced_title": f"{maker} printed {kind}, {material}",
+            "tags": [kind, words],
+            "highlights": [f"made of {material}", f"one of the {words} of {maker}"],
+            "characteristics": known,
+        }
+    names = (COLOURS, PATTERNS, SIZES, TONES)
+    colour, pattern, size, tone = (values[code] for values, code in zip(names, attributes[1:], strict=True))
+    return {
+        "enhanced_title": f"{colour.capitalize()} {kind} with {pattern}, {material}, by {maker}",
+        "tags": [colour, pattern],
+        "highlights": [f"{size} {pattern} in a {tone} ink", f"made of {material}"],
+        "characteristics": [f"colour: {colour}", f"pattern: {pattern}", *known],
+    }
+
+
+def _kind_and_maker(text_class: int) -> tuple[str, str, str]:
+    """Kind and maker of a class, and what the maker is known for."""
+    kind, number = KINDS[text_class % len(KINDS)], text_class // len(KINDS)
+    return kind, maker_name(number), FAMILY_WORDS[FAMILIES[number % len(FAMILIES)]]
 
 
 def _write_items(process: Process, paths: DatasetPaths, names: list[str] | None) -> None:
     """The plain and the enriched items; `names` where there are pictures."""
-    encoded = []  # one text for all items of a class: a million items stay cheap
-    for text_class in range(int(process.text_class.max()) + 1):
+
+    @cache  # many items share their texts: a million items stay cheap
+    def encoded(text_class: int, attributes: tuple[int, ...] | None, enriched: bool) -> str:
         texts = class_texts(text_class)
-        plain_fields = {field: texts[field] for field in ("title", "description", "brand", "categories")}
-        whole = {**texts, "has_image": names is not None}
-        encoded.append([json.dumps(fields, ensure_ascii=False)[:-1] for fields in (plain_fields, whole)])
+        if enriched:
+            texts = {**texts, **enriched_texts(text_class, attributes), "has_image": names is not None}
+        return json.dumps(texts, ensure_ascii=False)[:-1]
 
     def rows(enriched: bool) -> Iterator[str]:
-        for item, text_class in enumerate(process.text_class):
+        for item, text_class in enumerate(process.text_class.tolist()):
             image = f', "image": "images/{names[item]}.jpg"' if names else ""
-            yield f'"{item}": {encoded[text_class][enriched]}{image}}}'
+            attributes = tuple(process.attributes[item].tolist()) if names and enriched else None
+            yield f'"{item}": {encoded(text_class, attributes, enriched)}{image}}}'
 
     _write_table(paths.file("item.json"), rows(False))
     _write_table(paths.file("item_enriched_v2.json"), rows(True))

@@ -101,8 +101,8 @@ def results_of(seed: int, share_prefix: bool, split: str, settings: Settings, so
 
 def difference_row(split: str, settings: Settings, source: Path) -> Row:
     """hit@10 with shared prefixes less hit@10 without, over all seeds, users drawn anew as a whole."""
+    from src.common.uncertainty import paired_test
     from src.seqrec.compare import load_samples
-    from src.seqrec.metrics import paired_test
 
     pairs = [  # seed by seed, so that a run cut short leaves whole pairs
         [load_samples(results_of(seed, share, split, settings, source), ["hit@10"]) for share in (False, True)]

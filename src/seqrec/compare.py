@@ -6,67 +6,20 @@ Prints each metric with the difference, its 95 % interval and the p value of a s
 --max_drop it exits 1 where a metric named there fell by more than that, significantly (p < .05); errors exit 2.
 """
 
-import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from src.common.cli import add_switch, name_list, new_parser, user_errors
+from src.common.cli import add_switch, user_errors
+from src.common.comparison import Difference, Samples, differences, in_order, table
+from src.common.comparison import build_parser as common_parser
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from src.seqrec.metrics import PairedTest
-
-SIGNIFICANT = 0.05
+    import argparse
 
 
-class Samples(NamedTuple):
-    """(user, target, occurrence) of each sample in a sorted order, and (M,) values of each metric in that order."""
-
-    keys: list[tuple[str, int, int]]
-    values: "dict[str, np.ndarray]"
-
-
-class Difference(NamedTuple):
-    """One metric of both results."""
-
-    metric: str
-    base: float
-    new: float
-    test: "PairedTest"
-    max_drop: float | None  # None: not asked
-
-    @property
-    def regressed(self) -> bool:
-        return self.max_drop is not None and self.test.difference < -self.max_drop and self.test.p_value < SIGNIFICANT
-
-
-def max_drops(text: str) -> dict[str, float]:
-    """`"hit@10=.005,ndcg@10=.003"` -> `{"hit@10": 0.005, "ndcg@10": 0.003}`."""
-    drops = {}
-    for part in name_list(text):
-        name, _, number = part.partition("=")
-        try:
-            drops[name.strip().lower()] = float(number)
-        except ValueError:
-            drops = {}
-        if drops.get(name.strip().lower(), -1) < 0:
-            raise argparse.ArgumentTypeError(f"expected metric=largest drop, such as hit@10=.005, got {part!r}")
-    return drops
-
-
-def build_parser(description: str | None) -> argparse.ArgumentParser:
-    parser = new_parser(description)
-    parser.add_argument("base", type=Path, help="results file to compare with")
-    parser.add_argument("new", type=Path, help="results file to judge")
-    parser.add_argument("--metrics", type=name_list, help="metrics to compare (default: those that both files hold)")
-    parser.add_argument(
-        "--max_drop",
-        type=max_drops,
-        default={},
-        help="largest drop to accept, a metric: hit@10=.005,ndcg@10=.003 (default: any)",
-    )
+def build_parser(description: str | None) -> "argparse.ArgumentParser":
+    parser = common_parser(description)
     add_switch(
         parser,
         "--any_num_beams",
@@ -81,8 +34,6 @@ def load_samples(results_file: Path, metrics: list[str]) -> Samples:
     Raises:
         ValueError: the predictions do not give the means that the results file states.
     """
-    import numpy as np
-
     from src.seqrec.metrics import parse_metrics
     from src.seqrec.results import mean_over_prompts, predictions_path, read_predictions, read_results
 
@@ -96,13 +47,7 @@ def load_samples(results_file: Path, metrics: list[str]) -> Samples:
                 f"{results_file} states {name} {stated[name]:.6f}, its predictions give {values[name].mean():.6f}:"
                 f" they are of different runs. Run the evaluation again"
             )
-    seen: dict[tuple[str, int], int] = {}
-    keys = []
-    for user, target in zip(predictions[0].users, predictions[0].targets.tolist(), strict=True):
-        occurrence = seen[user, target] = seen.get((user, target), -1) + 1  # a user may buy the same item twice
-        keys.append((user, target, occurrence))
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    return Samples([keys[row] for row in order], {name: row[np.array(order)] for name, row in values.items()})
+    return in_order(predictions[0].users, predictions[0].targets.tolist(), values)
 
 
 def check_protocols(base: Path, new: Path, any_num_beams: bool = False) -> None:
@@ -140,65 +85,24 @@ def compare(
     Raises:
         ValueError: the files are of different datasets, protocols or samples.
     """
-    from src.seqrec.metrics import paired_test, parse_metrics
+    from src.seqrec.metrics import parse_metrics
     from src.seqrec.results import read_results
 
-    drops = drops or {}
+    files = (base, new)
     check_protocols(base, new, any_num_beams)
-    first, second = (read_results(file)["mean_results"] for file in (base, new))
+    first, second = (read_results(file)["mean_results"] for file in files)
+    drops = {name.lower(): drop for name, drop in (drops or {}).items()}
     shared = [name for name in first if name in second]
     names = parse_metrics([*(metrics or shared), *drops])
-    left, right = load_samples(base, names), load_samples(new, names)
-    if left.keys != right.keys:
-        only_left, only_right = sorted(set(left.keys) - set(right.keys)), sorted(set(right.keys) - set(left.keys))
-        example = (only_left or only_right)[0]
-        raise ValueError(
-            f"{base} has {len(left.keys)} samples and {new} {len(right.keys)}; {len(only_left)} are only in the first,"
-            f" {len(only_right)} only in the second, such as user {example[0]!r} with target {example[1]}."
-            f" Evaluate both on the same dataset, split and --sample_num"
-        )
-    users = [user for user, _, _ in left.keys]
-    return [
-        Difference(
-            name,
-            float(left.values[name].mean()),
-            float(right.values[name].mean()),
-            paired_test(left.values[name], right.values[name], users),
-            drops.get(name),
-        )
-        for name in names
-    ]
-
-
-def table(differences: list[Difference]) -> str:
-    """The comparison as lines for people."""
-    lines = [f"{'metric':<10} {'base':>8} {'new':>8} {'difference':>11} {'95 % interval':>19} {'p':>7} {'effect':>7}"]
-    for row in differences:
-        verdict = ""
-        if row.max_drop is not None:
-            verdict = f"  {'DROPPED by more than' if row.regressed else 'ok, max_drop'} {row.max_drop:g}"
-        elif row.test.p_value < SIGNIFICANT:
-            verdict = "  *"
-        interval = f"[{row.test.low:+.4f}, {row.test.high:+.4f}]"
-        lines.append(
-            f"{row.metric:<10} {row.base:8.4f} {row.new:8.4f} {row.test.difference:+11.4f} {interval:>19}"
-            f" {row.test.p_value:7.4f} {row.test.effect_size:+7.3f}{verdict}"
-        )
-    lines.append(f"{differences[0].test.num_users} users, paired; * p < {SIGNIFICANT:g}; effect: Cohen's d over users")
-    lines.append(
-        "p decides, here and for --max_drop: how often random signs of the users' differences would give as much;\n"
-        "the interval draws users anew instead, so near the border it may leave out 0 while p does not fall below"
-        f" {SIGNIFICANT:g}, or the reverse."
-    )
-    return "\n".join(lines)
+    return differences(files, [load_samples(file, names) for file in files], names, drops)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser(__doc__).parse_args(argv)
     with user_errors():
-        differences = compare(args.base, args.new, args.metrics, args.max_drop, args.any_num_beams)
-    print(table(differences))
-    return int(any(row.regressed for row in differences))
+        rows = compare(args.base, args.new, args.metrics, args.max_drop, args.any_num_beams)
+    print(table(rows))
+    return int(any(row.regressed for row in rows))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import polars as pl
 
 from src.common.artifacts import atomic_path, read_json, write_json
 from src.common.record import commit, plain
+from src.common.uncertainty import bootstrap_intervals
 from src.seqrec import metrics as ranking
 from src.seqrec.protocol import protocol_asked
 
@@ -204,9 +205,7 @@ def summarize(
         "min_results": {name: min(column) for name, column in table.items()},
         "max_results": {name: max(column) for name, column in table.items()},
         "all_prompt_results": per_prompt,
-        "confidence_intervals": {
-            name: list(ends) for name, ends in ranking.bootstrap_intervals(values, first.users).items()
-        },
+        "confidence_intervals": {name: list(ends) for name, ends in bootstrap_intervals(values, first.users).items()},
         "num_samples": len(first.targets),
         "num_beams": first.num_beams,
         "dataset": catalogue.name,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.baselines.tiger import TigerConfig, build_parser
 from src.baselines.core import last_items
+from src.baselines.tiger import TigerConfig, build_parser
 from src.baselines.tiger_model import END, FIRST_TOKEN, PAD
 from src.baselines.tiger_training import TigerTraining, run_tiger
 from src.common.artifacts import save_sid_index

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 from data_process.demo_oracle import OracleConfig, best_scores, oracle, ranks, text_scores
-from data_process.demo_process import MIN_LENGTH, draw_users, load_process, make_process
-from data_process.make_demo_data import DemoConfig, class_texts, make_demo_data, maker_name
-from src.common.artifacts import dataset_paths, find_images, load_interactions, load_items, load_times
+from data_process.demo_process import COLOURS, MIN_LENGTH, PATTERNS, draw_users, load_process, make_process
+from data_process.make_demo_data import DemoConfig, class_texts, enriched_texts, make_demo_data, maker_name
+from src.common.artifacts import (
+    dataset_paths,
+    find_images,
+    load_enriched_items,
+    load_interactions,
+    load_items,
+    load_times,
+)
 from src.common.images import open_image
 
 
@@ -45,8 +52,8 @@ def test_files_fit_the_contract(demo):
 
 def test_texts_are_alike_and_pictures_differ_in_a_class(demo):
     process, _ = load_process(demo.file("truth.npz"))
-    enriched = json.loads(demo.file("item_enriched_v2.json").read_text())
-    texts = [json.dumps({**enriched[str(item)], "image": None}) for item in range(300)]
+    items = json.loads(demo.file("item.json").read_text())
+    texts = [json.dumps({**items[str(item)], "image": None}) for item in range(300)]
     pictures = find_images(demo, load_items(demo))
     seconds = find_images(demo, load_items(demo), "images_second")
     assert len(set(texts)) == process.text_class.max() + 1 == 30
@@ -59,6 +66,26 @@ def test_texts_are_alike_and_pictures_differ_in_a_class(demo):
     colours = [open_image(pictures[item]).resize((1, 1)).getpixel((0, 0)) for item in range(300)]
     assert len(set(colours)) > 250
     assert all(pictures[item].read_bytes() != seconds[item].read_bytes() for item in range(300))
+
+
+def test_enriched_items_are_functions_of_text_and_picture(demo):
+    process, _ = load_process(demo.file("truth.npz"))
+    enriched = load_enriched_items(demo)
+    shown = {}
+    for item in range(300):
+        attributes = process.attributes[item].tolist()
+        fields = json.loads(json.dumps(enriched_texts(int(process.text_class[item]), attributes)))
+        assert enriched[item] == fields
+        assert fields["tags"] == [COLOURS[attributes[1]], PATTERNS[attributes[2]]]
+        shown.setdefault(int(process.text_class[item]), set()).add(tuple(fields["tags"]))
+    assert min(map(len, shown.values())) >= 5  # texts alone do not tell them
+
+
+def test_without_pictures_enriched_items_tell_nothing_of_them(tmp_path):
+    folder = make_demo_data(DemoConfig(data_path=tmp_path, items=40, users=3, images=False))
+    enriched = json.loads((folder / "Demo.item_enriched_v2.json").read_text())
+    assert len({json.dumps(fields) for fields in enriched.values()}) == 4
+    assert not [fields for fields in enriched.values() if fields["has_image"]]
 
 
 def test_seed_decides_everything(tmp_path):
