@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.common.artifacts import read_json
+from src.common.artifacts import TOKEN_META, file_hash, load_token_meta, read_json
+from src.common.sid import SidIndex
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/name
 OWN_FOLDERS = ("models", "output", "data")  # where runs put things, there or not yet: never an owner
@@ -150,3 +151,27 @@ def check_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora:
         raise ValueError("--lora needs --base_model: the adapter holds only what differs from it")
     else:
         check_base_model(base_model)
+
+
+def check_index(ckpt_model: str | Path, dataset: str, index: SidIndex) -> None:
+    """Refuses an index other than the one that the checkpoint was trained with, and a model that knows no SIDs."""
+    meta = load_token_meta(ckpt_model)
+    if meta is not None:
+        indexes = meta.get("indexes", {})
+        known = {meta.get("index_sha256"), *indexes.values()} - {None}
+        if dataset in indexes:
+            known = {indexes[dataset]}
+        if known and file_hash(index.path) not in known:
+            raise ValueError(
+                f"{ckpt_model} was trained with another SID index than {index.path}: its tokens would name other"
+                f" items. Give the index that its run.json names"
+            )
+        return
+    # A model of another system passes if its tokenizer has the tokens of the index.
+    token = index.all_tokens[0]
+    files = [Path(ckpt_model, name) for name in ("tokenizer.json", "added_tokens.json")]
+    if not any(f'"{token}"' in file.read_text(encoding="utf-8") for file in files if file.is_file()):
+        raise ValueError(
+            f"{ckpt_model} was not fine-tuned on SIDs: it has no {TOKEN_META}, and its tokenizer does not know"
+            f" {token}. Fine-tune it first (python -m src.finetune.train_ddp_vl) and give that --output_dir"
+        )

@@ -22,11 +22,11 @@ from src.common.log import logger
 from src.spelling import spelled_sids
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, LANGUAGES, SLOT, USER_TEXTS, Task, Template
+from src.tasks.texts import text_of
 
 IMAGE_CACHE_BYTES = 512 << 20  # pictures, as the model takes them, kept in memory by each process
 TEXT_SLOTS = (*ITEM_TEXTS, *ENRICHED_TEXTS, *USER_TEXTS)
 WORD_SLOTS = (*TEXT_SLOTS, "history_titles")
-LIST_SEPARATORS = {"en": "; ", "zh": "；"}  # between the entries of a list, such as tags; an entry holds none
 PLAIN_FRAME = "### Instruction:\n{}\n\n### Response:\n"  # for models without a chat template
 
 
@@ -128,6 +128,7 @@ class PromptBuilder:
     ):
         """
         Args:
+            catalogue: without a SID index only wordings without SIDs can be asked.
             tokenizer: with the SID tokens already in it.
             processor: of a VLM; None for text models.
             merge_size: patches of a side that become one image token, for models with M-RoPE; None for plain positions.
@@ -135,7 +136,7 @@ class PromptBuilder:
         self.catalogue, self.tokenizer, self.processor, self.settings = catalogue, tokenizer, processor, settings
         self.merge_size = merge_size
         self.vision = processor is not None
-        self.sids = self._sid_ids()
+        self.sids = None if catalogue.sid_index is None else self._sid_ids()
         self.row_of = np.full(int(catalogue.item_ids[-1]) + 1, -1)
         self.row_of[catalogue.item_ids] = np.arange(len(catalogue.item_ids))
         self.separator = self._tokenize(settings.his_sep)
@@ -158,8 +159,6 @@ class PromptBuilder:
     def _sid_ids(self) -> np.ndarray:
         """(N, L) int64: token ids of each item's SID, rows as in catalogue.item_ids; spelt SIDs are longer."""
         index = self.catalogue.sid_index
-        if index is None:
-            raise ValueError("a SID index is needed: give --index_file")
         if self.settings.sid_digits:
             sids = spelled_sids(self.tokenizer, index, self.settings.sid_digits)
             return sids[index.rows_of(self.catalogue.item_ids)]
@@ -234,6 +233,8 @@ class PromptBuilder:
             prompt = template.prompt
             if not with_image:
                 prompt = template.prompt_without_image or prompt.replace("{history_images}", "")
+            if self.sids is None and {"sid", "history"} & set(SLOT.findall(prompt + template.answer)):
+                raise ValueError("the wording names items by their SIDs, so a SID index is needed: give --index_file")
             if "{image}" in prompt and not self.vision:
                 raise ValueError("a text model cannot be asked about pictures: choose tasks without images")
             self._templates[key] = self._pieces(self._render(prompt)), self._pieces(template.answer)
@@ -253,15 +254,7 @@ class PromptBuilder:
         return self._texts[key][number if of_users else self.row_of[number]]
 
     def _text(self, slot: str, number: int) -> str:
-        if slot in USER_TEXTS:
-            return self.catalogue.user_texts[slot].texts[number]
-        if slot in ITEM_TEXTS:
-            return self.catalogue.items[number][slot]
-        value = self.catalogue.enriched.get(number, {}).get(slot, "")
-        if isinstance(value, str):
-            return value
-        separator = LIST_SEPARATORS[self.settings.prompt_lang]
-        return separator.join(entry.replace(separator.strip(), ",") for entry in value if entry.strip())
+        return text_of(self.catalogue, slot, number, self.settings.prompt_lang)
 
     def _harmless(self, text: str) -> str:
         """`text` on one line, with control and SID tokens broken up: a title may not end the turn, claim a picture or

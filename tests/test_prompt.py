@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from src.collate import PromptCollator, TrainingCollator
-from src.prompt import LIST_SEPARATORS, PLAIN_FRAME, PromptBuilder, Sample
+from src.prompt import PLAIN_FRAME, PromptBuilder, Sample
 from src.tasks.task import KINDS, LANGUAGES, USER_TEXTS, Template, load_task
+from src.tasks.texts import LIST_SEPARATORS
 from tests.toy import (
     ALL_FAMILIES,
     MROPE_FAMILIES,
@@ -436,8 +437,18 @@ def test_tokenizer_must_know_the_sid_tokens():
 
     with pytest.raises(ValueError, match="lacks 15 SID tokens, the first being <a_0>: wrong index"):
         toy_builder(load_model(tiny_model("qwen2"), torch.float32))
+
+
+def test_without_an_index_only_wordings_without_sids_can_be_asked():
+    builder = toy_builder(shared_model("qwen2"), replace(toy_catalogue(), sid_index=None))
     with pytest.raises(ValueError, match="give --index_file"):
-        toy_builder(shared_model("qwen2"), replace(toy_catalogue(), sid_index=None))
+        builder.prompt_ids(load_task("index2item").templates[0], [], 3)
+    template = load_task("mmitemenrichwithoutid").templates[0]
+    ids, _ = toy_builder(shared_model("qwen2")).prompt_ids(
+        replace(template, prompt=template.prompt_without_image), [], 3
+    )
+    ours, _ = builder.prompt_ids(replace(template, prompt=template.prompt_without_image), [], 3)
+    np.testing.assert_array_equal(ours, ids)
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

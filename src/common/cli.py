@@ -103,6 +103,32 @@ def add_device_flag(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def add_checkpoint_flags(parser: argparse._ActionsContainer) -> None:
+    """Which model is evaluated: shared by ranked and generated results."""
+    parser.add_argument(
+        "--ckpt_model",
+        "--ckpt_path",
+        dest="ckpt_model",
+        type=Path,
+        required=True,
+        help="--output_dir of a fine-tuning run",
+    )
+    parser.add_argument(
+        "--base_model", help="model that a LoRA adapter belongs to; changes nothing without --lora (default: none)"
+    )
+    add_switch(parser, "--lora", help="--ckpt_model is an adapter")
+    parser.add_argument("--image_path", default="images", help="folder of pictures inside the dataset's folder")
+    parser.add_argument(
+        "--prompt_lang",
+        choices=("en", "zh"),
+        help="language of the wordings, where the checkpoint has no run.json (default: as in training, else en)",
+    )
+    parser.add_argument("--test_batch_size", type=int, default=16, help="questions at once, each rank")
+    add_switch(parser, "--bf16", help="run the model in bfloat16")
+    add_device_flag(parser)
+    parser.add_argument("--seed", type=int, default=42, help="draws the part of the samples that is asked about")
+
+
 def number_list(kind: type = int):
     """A comma-separated list such as `1,1,1`."""
 

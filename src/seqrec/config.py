@@ -4,8 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.common.cli import add_dataset_flags, add_device_flag, add_switch, name_list, new_parser
-from src.tasks.task import LANGUAGES
+from src.common.cli import add_checkpoint_flags, add_dataset_flags, add_switch, name_list, new_parser
 
 FUSED = ("cooc", "sasrec")
 ENSEMBLE_BY = ("mean", "best")
@@ -73,31 +72,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     d = EvaluateConfig
     add_dataset_flags(parser)
     parser.add_argument("--index_file", required=True, help="SID index: a path, or a suffix such as .index_qwen7B.json")
-    parser.add_argument(
-        "--ckpt_model",
-        "--ckpt_path",
-        dest="ckpt_model",
-        type=Path,
-        required=True,
-        help="--output_dir of a fine-tuning run",
-    )
-    parser.add_argument(
-        "--base_model", help="model that a LoRA adapter belongs to; changes nothing without --lora (default: none)"
-    )
-    add_switch(parser, "--lora", help="--ckpt_model is an adapter")
-    parser.add_argument("--image_path", default=d.image_path, help="folder of pictures inside the dataset's folder")
-    parser.add_argument(
-        "--prompt_lang",
-        choices=LANGUAGES,
-        help="language of the wordings, where the checkpoint has no run.json (default: as in training, else en)",
-    )
+    add_checkpoint_flags(parser)
     parser.add_argument(
         "--num_beams", type=int, default=d.num_beams, help="beams of the search, and length of the ranked list"
     )
-    parser.add_argument("--test_batch_size", type=int, default=d.test_batch_size, help="questions at once, each rank")
-    add_switch(parser, "--bf16", help="run the model in bfloat16")
-    add_device_flag(parser)
-    parser.add_argument("--seed", type=int, default=d.seed, help="draws the part of the samples that is asked about")
 
 
 def add_sample_num_flag(parser: argparse.ArgumentParser, default: int) -> None:

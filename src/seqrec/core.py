@@ -1,8 +1,5 @@
 """evaluate(config): questions, beam search under the trie, ranked items, metrics. One process or many give the same."""
 
-import hashlib
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,15 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from src.baselines.tiger import is_tiger
-from src.common.artifacts import (
-    TOKEN_META,
-    atomic_path,
-    check_writable,
-    file_hash,
-    load_token_meta,
-    read_json,
-    write_json,
-)
+from src.common.artifacts import check_writable, read_json
 from src.common.cli import check_at_least
 from src.common.distributed import (
     barrier,
@@ -29,26 +18,24 @@ from src.common.distributed import (
     init_process_group,
     is_main,
     resolve_device,
-    shard,
     world_size,
 )
 from src.common.log import logger, setup_logging
-from src.common.record import plain
-from src.common.sid import SidIndex
-from src.families import check_finetuned
+from src.common.parts import Parts as CommonParts
+from src.common.parts import cut_batches as cut_by_size
+from src.common.parts import key_of
+from src.families import check_finetuned, check_index
 from src.prompt import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
-from src.tasks.task import ALIASES, KINDS, Task, Template, load_task
+from src.tasks.task import ALIASES, KINDS, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
 
 if TYPE_CHECKING:
     from src.seqrec.ranker import Ranker
-
-SAVE_SECONDS = 60  # how much work a killed run may lose
 
 
 @dataclass(frozen=True)
@@ -80,30 +67,6 @@ class Samples:
         return Samples(self.users[kept], self.positions[kept], self.targets[kept], self.next_item, texts)
 
 
-def check_index(config: EvaluateConfig, index: SidIndex) -> None:
-    """Refuses an index other than the one that the checkpoint was trained with, and a model that knows no SIDs."""
-    meta = load_token_meta(config.ckpt_model)
-    if meta is not None:
-        indexes = meta.get("indexes", {})
-        known = {meta.get("index_sha256"), *indexes.values()} - {None}
-        if config.dataset in indexes:
-            known = {indexes[config.dataset]}
-        if known and file_hash(index.path) not in known:
-            raise ValueError(
-                f"{config.ckpt_model} was trained with another SID index than {index.path}: its tokens would name other"
-                f" items. Give the index that its run.json names"
-            )
-        return
-    # A model of another system passes if its tokenizer has the tokens of the index.
-    token = index.all_tokens[0]
-    files = [Path(config.ckpt_model, name) for name in ("tokenizer.json", "added_tokens.json")]
-    if not any(f'"{token}"' in file.read_text(encoding="utf-8") for file in files if file.is_file()):
-        raise ValueError(
-            f"{config.ckpt_model} was not fine-tuned on SIDs: it has no {TOKEN_META}, and its tokenizer does not know"
-            f" {token}. Fine-tune it first (python -m src.finetune.train_ddp_vl) and give that --output_dir"
-        )
-
-
 def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     """Everything that can be wrong before torch is imported and the model loaded."""
     settings = checkpoint_settings(config.ckpt_model, config.prompt_lang)
@@ -119,18 +82,7 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     check_at_least(config, num_beams=1, test_batch_size=1, sample_num=0)
     if config.max_his_len is not None:
         check_at_least(config, max_his_len=0)
-    number = len(task.item_templates)
-    try:
-        asked = (
-            range(number) if config.test_prompt_ids == "all" else [int(i) for i in config.test_prompt_ids.split(",")]
-        )
-    except ValueError as error:
-        raise ValueError(f"--test_prompt_ids {config.test_prompt_ids!r}: numbers with commas, or all") from error
-    if not asked or not all(0 <= i < number for i in asked) or len(set(asked)) != len(asked):
-        raise ValueError(
-            f"--test_prompt_ids {config.test_prompt_ids}: {task.name} asks for items in wordings 0 to {number - 1},"
-            " each named once"
-        )
+    asked = wording_ids(config.test_prompt_ids, task, len(task.item_templates))
     parse_metrics(config.metrics, config.num_beams)
     tiger = is_tiger(config.ckpt_model)
     if not tiger:
@@ -144,12 +96,12 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         config.data_path, config.dataset, config.index_file, config.image_path, needs_texts=not tiger
     )
     catalogue = add_texts(catalogue, [task])
-    check_index(config, catalogue.sid_index)
+    check_index(config.ckpt_model, config.dataset, catalogue.sid_index)
     if task.needs_images and not catalogue.image_files:
         raise ValueError(f"{task.name} shows pictures, and {catalogue.paths.folder / config.image_path} has none")
     if task.needs_images:
         logger.info("pictures: %d of %d items", len(catalogue.image_files), len(catalogue.item_ids))
-    return task, list(asked), catalogue
+    return task, asked, catalogue
 
 
 def make_samples(config: EvaluateConfig, task: Task, catalogue: Catalogue) -> Samples:
@@ -180,37 +132,17 @@ def make_samples(config: EvaluateConfig, task: Task, catalogue: Catalogue) -> Sa
 
 
 def cut_batches(samples: Samples, size: int) -> list[np.ndarray]:
-    """Batches of samples with histories of like lengths, cut over the whole split: ranks take whole batches.
-
-    So a batch holds the same samples on 1 rank and on N, and no sample is padded in or dropped.
-    """
-    order = np.argsort(samples.positions, kind="stable")
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    """Batches of samples with histories of like lengths."""
+    return cut_by_size(samples.positions, size)
 
 
-class Parts:
-    """Predictions made so far, on disk: what one run leaves, the next goes on from, on any number of ranks.
-
-    A context: a failure leaves the folder only if there is something in it to go on from.
-    """
+class Parts(CommonParts):
+    """Ranked lists made so far."""
 
     def __init__(self, config: EvaluateConfig, catalogue: Catalogue, name: str = ""):
         """`name` tells the parts of one results file from each other."""
-        self.folder = predictions_path(config.results_file).with_suffix(f"{name}.parts")
-        key = self._key(config, catalogue)
-        if is_main():
-            stamp = self.folder / "run.json"
-            if not stamp.is_file() or read_json(stamp) != key:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                write_json(stamp, key)
-        barrier()
-
-    def __enter__(self) -> "Parts":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if is_main() and not any(self.folder.glob("*.npz")):
-            self.remove()
+        folder = predictions_path(config.results_file).with_suffix(f"{name}.parts")
+        super().__init__(folder, self._key(config, catalogue))
 
     @staticmethod
     def _key(config: EvaluateConfig, catalogue: Catalogue) -> dict:
@@ -225,27 +157,14 @@ class Parts:
             *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),
             *weights,
         ]
-        digest = hashlib.sha256(json.dumps(plain([config, prompts, wordings]), sort_keys=True).encode())
-        for path in inputs:
-            digest.update(file_hash(path).encode())
-        return {"key": digest.hexdigest()}
+        return key_of([config, prompts, wordings], inputs)
 
     def done(self, prompt_id: int) -> Iterator[tuple[np.ndarray, Ranked]]:
-        for path in sorted(self.folder.glob(f"{prompt_id}-*.npz")):
-            with np.load(path, allow_pickle=False) as part:
-                yield part["samples"], Ranked(part["items"], part["scores"])
+        for samples, part in self.read(prompt_id):
+            yield samples, Ranked(part["items"], part["scores"])
 
     def write(self, prompt_id: int, samples: list[np.ndarray], ranked: list[Ranked]) -> None:
-        with atomic_path(self.folder / f"{prompt_id}-{int(samples[0][0])}.npz") as temporary:
-            np.savez(
-                temporary,
-                samples=np.concatenate(samples),
-                items=np.concatenate([part.items for part in ranked]),
-                scores=np.concatenate([part.scores for part in ranked]),
-            )
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.save(prompt_id, samples, [part._asdict() for part in ranked])
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -353,23 +272,12 @@ def ask(
     parts: Parts,
 ) -> int:
     """Ranks this rank's share of the batches that are not on disk yet; gives the number of samples asked."""
-    from tqdm import tqdm
 
-    finished = {int(i) for numbers, _ in parts.done(prompt_id) for i in numbers}
-    barrier()  # every rank has read what is done before any writes more
-    mine = shard([batch for batch in batches if int(batch[0]) not in finished])
-    numbers, ranked, asked, saved = [], [], 0, time.time()
-    for batch in tqdm(mine, desc="decoding", unit="batch", disable=not is_main()):
+    def rank(batch: np.ndarray) -> dict[str, np.ndarray]:
         histories = [samples.history(ranker.catalogue, int(i)) for i in batch]
-        numbers.append(batch)
-        ranked.append(ranker.rank(template, histories, samples.targets[batch], samples.text_rows(batch)))
-        asked += len(batch)
-        if time.time() - saved > SAVE_SECONDS:
-            parts.write(prompt_id, numbers, ranked)
-            numbers, ranked, saved = [], [], time.time()
-    if numbers:
-        parts.write(prompt_id, numbers, ranked)
-    return asked
+        return ranker.rank(template, histories, samples.targets[batch], samples.text_rows(batch))._asdict()
+
+    return parts.work(prompt_id, batches, rank)
 
 
 def collect(parts: Parts, prompt_id: int, samples: Samples, catalogue: Catalogue, list_length: int) -> Predictions:

@@ -155,3 +155,17 @@ def load_task(name: str, language: str = "en") -> Task:
             if len(slots := SLOT.findall(part)) != 1 or slots[0] not in MAY_BE_EMPTY:
                 raise ValueError(f"{path}: [{part}] must hold one slot of {', '.join(MAY_BE_EMPTY)}")
     return Task(name, KINDS[name], templates)
+
+
+def wording_ids(text: str, task: Task, number: int) -> list[int]:
+    """The wordings that --test_prompt_ids names, of the `number` that `task` has: `"0,2"` or `"all"`."""
+    try:
+        asked = list(range(number)) if text == "all" else [int(i) for i in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--test_prompt_ids {text!r}: numbers with commas, or all") from error
+    if not asked or not all(0 <= i < number for i in asked) or len(set(asked)) != len(asked):
+        what = "for items " if task.item_templates else ""
+        raise ValueError(
+            f"--test_prompt_ids {text}: {task.name} asks {what}in wordings 0 to {number - 1}, each named once"
+        )
+    return asked

@@ -10,10 +10,12 @@ import numpy as np
 
 from src.common import artifacts
 from src.common.log import logger
-from src.tasks.task import ENRICHED_TEXTS, USER_TEXTS, Task
+from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, USER_TEXTS, Task
 
 if TYPE_CHECKING:
     from src.tasks.catalogue import Catalogue, Split
+
+LIST_SEPARATORS = {"en": "; ", "zh": "；"}  # between the entries of a list, such as tags; an entry holds none
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,19 @@ def _with_enriched_items(catalogue: "Catalogue") -> "Catalogue":
     if len(enriched) < total:
         logger.warning("%s enriches %d of %d items: the others are left out", path, len(enriched), total)
     return replace(catalogue, enriched=enriched)
+
+
+def text_of(catalogue: "Catalogue", slot: str, number: int, language: str) -> str:
+    """The text that fills a slot: of item `number`, or of the text about a user in that row; lists are joined."""
+    if slot in USER_TEXTS:
+        return catalogue.user_texts[slot].texts[number]
+    if slot in ITEM_TEXTS:
+        return catalogue.items[number][slot]
+    value = catalogue.enriched.get(number, {}).get(slot, "")
+    if isinstance(value, str):
+        return value
+    separator = LIST_SEPARATORS[language]
+    return separator.join(entry.replace(separator.strip(), ",") for entry in value if entry.strip())
 
 
 # ---- users -----------------------------------------------------------------------------------------------------------

@@ -287,7 +287,7 @@ def test_parts_of_other_prompts_are_not_taken(tmp_path, monkeypatch, change):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_each_rank_asks_its_share(tmp_path, whole, monkeypatch, ranks):
     """One rank after the other in this process: together they give one rank's lists, each once."""
-    monkeypatch.setattr(core, "barrier", lambda: None)
+    monkeypatch.setattr("src.common.parts.barrier", lambda: None)
     expected = predictions_of(whole)[0]
     asked = []
     for rank in map(str, range(ranks)):
@@ -318,7 +318,7 @@ def test_failure_keeps_what_was_done_and_writes_no_results(tmp_path, monkeypatch
         return rank(self, *args)
 
     monkeypatch.setattr(Recommender, "rank", fail_later)
-    monkeypatch.setattr(core, "SAVE_SECONDS", -1)
+    monkeypatch.setattr("src.common.parts.SAVE_SECONDS", -1)
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluate(config)
     assert not config.results_file.exists()

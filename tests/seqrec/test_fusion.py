@@ -240,7 +240,7 @@ def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
         return rank(self, template, histories, *rest)
 
     monkeypatch.setattr(Tiger, "rank", dies)
-    monkeypatch.setattr(core, "SAVE_SECONDS", -1)
+    monkeypatch.setattr("src.common.parts.SAVE_SECONDS", -1)
     limit = 9  # after the first model, whose answers to both splits are on disk
     with pytest.raises(KeyboardInterrupt):
         evaluate(config)

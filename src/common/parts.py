@@ -1,0 +1,99 @@
+"""Long work in batches that ranks share: what is done lies on disk, and the next run goes on from there."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.common.artifacts import atomic_path, file_hash, read_json, write_json
+from src.common.distributed import barrier, is_main, shard
+from src.common.record import plain
+
+SAVE_SECONDS = 60  # how much work a killed run may lose
+
+Arrays = dict[str, np.ndarray]
+
+
+def key_of(settings: Any, files: Iterable[Path]) -> dict[str, str]:
+    """What predictions depend on, as a hash: settings, and the content of files."""
+    digest = hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode())
+    for path in files:
+        digest.update(file_hash(path).encode())
+    return {"key": digest.hexdigest()}
+
+
+def cut_batches(sizes: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches of samples of like sizes, cut over the whole split: ranks take whole batches.
+
+    So a batch holds the same samples on 1 rank and on N, and no sample is padded in or dropped.
+    """
+    order = np.argsort(sizes, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+class Parts:
+    """Predictions made so far, on disk: what one run leaves, the next goes on from, on any number of ranks.
+
+    A context: a failure leaves the folder only if there is something in it to go on from.
+    """
+
+    def __init__(self, folder: Path, key: dict[str, str]):
+        self.folder = folder
+        if is_main():
+            stamp = folder / "run.json"
+            if not stamp.is_file() or read_json(stamp) != key:
+                shutil.rmtree(folder, ignore_errors=True)
+                write_json(stamp, key)
+        barrier()
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if is_main() and not any(self.folder.glob("*.npz")):
+            self.remove()
+
+    def read(self, prompt_id: int) -> Iterator[tuple[np.ndarray, Arrays]]:
+        """Numbers of samples, and what there is of them."""
+        for path in sorted(self.folder.glob(f"{prompt_id}-*.npz")):
+            with np.load(path, allow_pickle=False) as part:
+                yield part["samples"], {name: part[name] for name in part.files if name != "samples"}
+
+    def save(self, prompt_id: int, samples: Sequence[np.ndarray], arrays: Sequence[Arrays]) -> None:
+        """Writes what was made of some batches."""
+        joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+        with atomic_path(self.folder / f"{prompt_id}-{int(samples[0][0])}.npz") as temporary:
+            np.savez(temporary, samples=np.concatenate(samples), **joined)
+
+    def work(
+        self,
+        prompt_id: int,
+        batches: Sequence[np.ndarray],
+        answer: Callable[[np.ndarray], Arrays],
+        what: str = "decoding",
+    ) -> int:
+        """Does this rank's share of the batches that are not on disk yet; gives the number of samples."""
+        from tqdm import tqdm
+
+        finished = {int(i) for numbers, _ in self.read(prompt_id) for i in numbers}
+        barrier()  # every rank has read what is done before any writes more
+        mine = shard([batch for batch in batches if int(batch[0]) not in finished])
+        numbers, arrays, asked, saved = [], [], 0, time.time()
+        for batch in tqdm(mine, desc=what, unit="batch", disable=not is_main()):
+            arrays.append(answer(batch))
+            numbers.append(batch)
+            asked += len(batch)
+            if time.time() - saved > SAVE_SECONDS:
+                self.save(prompt_id, numbers, arrays)
+                numbers, arrays, saved = [], [], time.time()
+        if numbers:
+            self.save(prompt_id, numbers, arrays)
+        return asked
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
