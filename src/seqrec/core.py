@@ -102,6 +102,20 @@ def check_index(config: EvaluateConfig, index: SidIndex) -> None:
         )
 
 
+def parse_prompt_ids(text: str, task: Task) -> list[int]:
+    """The wordings that --test_prompt_ids names: numbers with commas, or all that ask for an item."""
+    number = len(task.item_templates)
+    try:
+        asked = list(range(number)) if text == "all" else [int(i) for i in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--test_prompt_ids {text!r}: numbers with commas, or all") from error
+    if not asked or not all(0 <= i < number for i in asked) or len(set(asked)) != len(asked):
+        raise ValueError(
+            f"--test_prompt_ids {text}: {task.name} asks for items in wordings 0 to {number - 1}, each named once"
+        )
+    return asked
+
+
 def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     """Everything that can be wrong before torch is imported and the model loaded."""
     settings = checkpoint_settings(config.ckpt_model, config.prompt_lang)
@@ -117,18 +131,7 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     check_at_least(config, num_beams=1, test_batch_size=1, sample_num=0)
     if config.max_his_len is not None:
         check_at_least(config, max_his_len=0)
-    number = len(task.item_templates)
-    try:
-        asked = (
-            range(number) if config.test_prompt_ids == "all" else [int(i) for i in config.test_prompt_ids.split(",")]
-        )
-    except ValueError as error:
-        raise ValueError(f"--test_prompt_ids {config.test_prompt_ids!r}: numbers with commas, or all") from error
-    if not asked or not all(0 <= i < number for i in asked) or len(set(asked)) != len(asked):
-        raise ValueError(
-            f"--test_prompt_ids {config.test_prompt_ids}: {task.name} asks for items in wordings 0 to {number - 1},"
-            " each named once"
-        )
+    asked = parse_prompt_ids(config.test_prompt_ids, task)
     parse_metrics(config.metrics, config.num_beams)
     check_finetuned(config.ckpt_model, config.base_model, config.lora)
     check_templates(config.ckpt_model, task)
@@ -140,7 +143,7 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         raise ValueError(f"{task.name} shows pictures, and {catalogue.paths.folder / config.image_path} has none")
     if task.needs_images:
         logger.info("pictures: %d of %d items", len(catalogue.image_files), len(catalogue.item_ids))
-    return task, list(asked), catalogue
+    return task, asked, catalogue
 
 
 def make_samples(config: EvaluateConfig, task: Task, catalogue: Catalogue) -> Samples:
