@@ -12,19 +12,11 @@ again only when its settings or inputs changed.
 """
 
 import argparse
-import ctypes
-import fcntl
 import hashlib
-import importlib
-import json
 import os
-import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,12 +27,14 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 
 from src.common.artifacts import file_hash, read_json, write_json
 from src.common.cli import add_switch, new_parser, user_errors
+from src.common.stages import Stages, hold_lock, run_here, run_process
 
 if TYPE_CHECKING:
     from src.tasks.catalogue import Catalogue
 
 DATA = Path("data")
 EMBEDDING = "simple"
+RECORD = "quickstart.json"  # of the stages that are done
 SMALLEST_CODEBOOK = 16  # codewords, which k-means starts on as many items
 LEAST_PICTURES = 2  # so that they can be swapped
 BASELINES = {"popularity": "Popularity", "cooccurrence": "Co-transition", "itemknn": "Item-kNN"}
@@ -79,38 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---- stages ----------------------------------------------------------------------------------------------------------
-class Stages:
-    """Runs stages in order and remembers what is done, each under a key of its settings and of all before it."""
-
-    def __init__(self, results_dir: Path, total: int):
-        self.file, self.total, self.number, self.key = results_dir / "quickstart.json", total, 0, ""
-        self.done: dict[str, dict[str, Any]] = read_json(self.file) if self.file.is_file() else {}
-        self.seconds: dict[str, float] = {}
-
-    def run(self, name: str, settings: Any, outputs: Callable[[], Iterable[Path]], work: Callable[[], None]) -> None:
-        """Does `work` unless it is done under the same settings and inputs and its outputs are still there."""
-        self.number += 1
-        text = json.dumps([self.key, name, settings], sort_keys=True, default=str)
-        self.key = hashlib.sha256(text.encode()).hexdigest()
-        title = f"[{self.number}/{self.total}] {name}"
-        before = self.done.get(name)
-        if before and before["key"] == self.key and all(Path(path).exists() for path in before["outputs"]):
-            self.seconds[name] = before["seconds"]
-            print(f"{title}: done before, in {before['seconds']:.0f} s", flush=True)
-            return
-        print(f"{title} ...", flush=True)
-        started = time.time()
-        work()
-        self.seconds[name] = round(time.time() - started, 1)
-        made = [str(path) for path in outputs()]
-        if missing := [path for path in made if not Path(path).exists()]:
-            raise RuntimeError(f"the stage {name} ended without {missing[0]}")
-        self.done[name] = {"key": self.key, "seconds": self.seconds[name], "outputs": made}
-        write_json(self.file, self.done, indent=1)
-        print(f"{title}: {self.seconds[name]:.0f} s", flush=True)
-
-
+# ---- the dataset -----------------------------------------------------------------------------------------------------
 def find_dataset(folder: Path) -> Path:
     """The folder itself, once it looks like that of a dataset.
 
@@ -192,7 +155,7 @@ def forget_start(folder: Path, results: Path) -> None:
     """Removes what a start leaves that failed before it made anything: links to the dataset, an empty record."""
     if folder.is_dir() and all(path.is_symlink() for path in folder.iterdir()):
         shutil.rmtree(folder)
-    if {path.name for path in results.iterdir()} <= {".lock", "quickstart.json"}:
+    if {path.name for path in results.iterdir()} <= {".lock", RECORD}:
         shutil.rmtree(results)
 
 
@@ -223,38 +186,9 @@ def num_ranks() -> int:
     return max(n for n in (1, 2, 4, 8) if n <= max(1, most))
 
 
-def print_command(*words: Any, **environment: str) -> list[str]:
-    """Prints `python WORDS` as a shell in this folder takes it, and gives it as a list."""
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
-    command = [str(python), *map(str, words)]
-    settings = [f"{name}={value} " for name, value in environment.items()]
-    print(f"  {''.join(settings)}{shlex.join(command)}", flush=True)
-    return command
-
-
-def run_here(module: str, *flags: Any) -> None:
-    """Runs an entry in this process: its command is printed, not started, which saves the time to import torch."""
-    words = print_command("-m", module, *flags)[3:]
-    importlib.import_module(module).main(words)
-
-
-def torchrun(module: str, *flags: Any) -> None:
-    """Runs an entry on all ranks, one thread each on a CPU; ends with this process, however it ends."""
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks()}"]
-    command = print_command(*ranks, "-m", module, *flags, **environment)
-
-    def die_with_parent() -> None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-    done = subprocess.run(command, env={**os.environ, **environment}, preexec_fn=die_with_parent)
-    if done.returncode:
-        raise SystemExit(
-            f"{module} failed with status {done.returncode}; its message stands above. Start again to go on"
-        )
+def run_ranks(module: str, *flags: Any) -> None:
+    """Runs an entry on all ranks, one thread each on a CPU."""
+    run_process(module, *flags, ranks=num_ranks(), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
 
 # ---- the way ---------------------------------------------------------------------------------------------------------
@@ -275,13 +209,8 @@ def quickstart(args: argparse.Namespace) -> Path:
         check_size(catalogue)
         name = link_dataset(source)
     results, folder = Path("results") / name, DATA / name
-    results.mkdir(parents=True, exist_ok=True)
-    lock = open(results / ".lock", "w")  # noqa: SIM115 held until this process ends
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise SystemExit(f"another quickstart is at work on {name}: wait for it or stop it") from error
-    stages = Stages(results, total=9)
+    _lock = hold_lock(results / ".lock", f"another quickstart is at work on {name}: wait for it or stop it")
+    stages = Stages(results / RECORD, total=9)
 
     def stage(title: str, module: str, flags: list, outputs: list[Path]) -> None:
         stages.run(title, [module, *map(str, flags)], lambda: outputs, lambda: run_here(module, *flags))
@@ -347,14 +276,10 @@ def quickstart(args: argparse.Namespace) -> Path:
     ]  # fmt: skip
 
     def run_finetune() -> None:
-        stamp = output / "quickstart.key"
-        if output.is_dir() and (not stamp.is_file() or stamp.read_text() != stages.key):
-            shutil.rmtree(output)
-        output.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(stages.key)
+        stages.claim(output)
         resume = ["--resume_from_checkpoint", True] if any(output.glob("checkpoint-*")) else []
         try:
-            torchrun("src.finetune.train_ddp_vl", *finetune, *resume)
+            run_ranks("src.finetune.train_ddp_vl", *finetune, *resume)
         except BaseException:
             if not (output / "trainer_log.jsonl").is_file():  # it never began: there is nothing to go on with
                 shutil.rmtree(output)
@@ -368,7 +293,7 @@ def quickstart(args: argparse.Namespace) -> Path:
         "--test_batch_size", 64, "--results_file", model_results,
     ]  # fmt: skip
     stages.run(
-        "evaluation", list(map(str, test)), lambda: [model_results], lambda: torchrun("src.seqrec.metric_ddp", *test)
+        "evaluation", list(map(str, test)), lambda: [model_results], lambda: run_ranks("src.seqrec.metric_ddp", *test)
     )
 
     verified = results / "verify.json"

@@ -84,6 +84,20 @@ def family_of_config(model: str | Path, config_type: str | None, model_type: str
     return FAMILIES[fitting[0]]
 
 
+def model_type_of(model: str | Path) -> str:
+    """The first name in `FAMILIES` that fits the config.json of a folder.
+
+    Raises:
+        ValueError: there is no such file, or it is of no family that GRec knows.
+    """
+    config = Path(model, "config.json")
+    if not config.is_file():
+        raise ValueError(f"{model} is no folder with a config.json that names its family: give --model_type")
+    config_type = read_json(config).get("model_type")
+    family = family_of_config(model, config_type)
+    return next(name for name, row in FAMILIES.items() if row is family)
+
+
 # ---- what a folder holds ---------------------------------------------------------------------------------------------
 def check_base_model(model: str | Path, model_type: str | None = None) -> None:
     """Refuses a model that is not there, or is of the wrong family, as far as this machine's files tell.

@@ -39,6 +39,18 @@ def finetune(config: FinetuneConfig) -> Path:
 
 def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], list[Catalogue]]:
     """Everything that can be wrong before torch is imported; gives the config with its lists filled up."""
+    config, tasks = check_settings(config)
+    catalogues = load_catalogues(config, tasks)
+    check_splits(config, tasks, catalogues)
+    pictured = [task.name for task in tasks if task.needs_images]
+    if pictured:
+        catalogues = [check_images(catalogue, pictured, config.skip_bad_images) for catalogue in catalogues]
+    check_writable(config.output_dir / "run.json")
+    return config, tasks, catalogues
+
+
+def check_settings(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task]]:
+    """The part of `check` that needs no data."""
     family = family_of(config.model_type, config.vision, config.entry)
     tasks = [load_task(name, config.prompt_lang) for name in config.tasks]
     if not tasks or len({task.name for task in tasks}) != len(tasks):
@@ -95,14 +107,8 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], list[Cata
         why = "holds no trainer_state.json" if Path(resume).is_dir() else "is no folder"
         raise FileNotFoundError(f"--resume_from_checkpoint {resume} {why}: give a checkpoint-N, or True for the newest")
     check_base_model(config.base_model, config.model_type)
-    catalogues = load_catalogues(config, tasks)
-    check_splits(config, tasks, catalogues)
-    pictured = [task.name for task in tasks if task.needs_images]
-    if pictured:
-        catalogues = [check_images(catalogue, pictured, config.skip_bad_images) for catalogue in catalogues]
-    check_writable(config.output_dir / "run.json")
     whole = replace(config, vision=family.vision, train_prompt_sample_num=prompts, train_data_sample_num=caps)
-    return whole, tasks, catalogues
+    return whole, tasks
 
 
 def load_catalogues(config: FinetuneConfig, tasks: list[Task]) -> list[Catalogue]:
