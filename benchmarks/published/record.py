@@ -1,5 +1,6 @@
 """From a results file to a checked-in record of a row: does it fit, and what of it is kept."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import cpu_seconds, machine, real_data
-from benchmarks.published.rows import USERS, Row
+from benchmarks.published.rows import RESULTS, USERS, Row
 from src.common.artifacts import read_json, write_json
 from src.common.record import plain
 from src.seqrec.protocol import protocol_of
@@ -21,6 +22,7 @@ METRICS = {  # of each kind of hits: means and intervals in a results file, and 
     "item": ("mean_results", "confidence_intervals", ""),
     "sid": ("sid_results", "sid_confidence_intervals", "sid_"),
 }
+MIX = ("weights", "ensemble_by", "chosen_on", "parts")  # what is kept of how models were put together
 FREE = {"data_path", "results_file", "index_file", "metrics", "device", "test_batch_size", "seed"}  # may differ
 
 
@@ -36,10 +38,8 @@ def settings_of(row: Row) -> dict[str, Any]:
 
 def index_name(row: Row) -> str | None:
     """Name of the file that --index_file of a row finds; None where it has none."""
-    if "--index_file" not in row.flags:
-        return None
-    given = Path(row.flags[row.flags.index("--index_file") + 1]).name
-    return f"{row.dataset}{given}" if given.startswith(".") else given
+    given = Path(row.index or "").name
+    return f"{row.dataset}{given}" if given.startswith(".") else given or None
 
 
 def check_fits(row: Row, results: Mapping[str, Any], name: str) -> None:
@@ -103,6 +103,7 @@ def record_of(row: Row, results: Mapping[str, Any], seconds: float, cpu: float |
     return {
         **record,
         "settings": results.get("settings", {}),
+        "fusion": {name: value for name, value in results.get("fusion", {}).items() if name in MIX},
         "seed": results.get("config", {}).get("seed"),  # None: nothing random
         "command": row.command,
         "commit": results["commit"],
@@ -132,19 +133,36 @@ def launch(words: list[str]) -> int:
     return subprocess.run([sys.executable, *words], cwd=ROOT).returncode
 
 
+def prepare(row: Row, data: str) -> None:
+    """Makes the SID index of a row where the row says how and it is not there yet; refuses where models are missing."""
+    for name in row.needs:
+        if not (ROOT / RESULTS / f"{name}.model").is_dir():
+            raise ValueError(f"{row.name} puts trained models together: first run --rows {' '.join(row.needs)}")
+    if not row.before or (ROOT / row.index).is_file():
+        return
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # so that python is this one
+    for command in row.before:
+        print(command, flush=True)
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, env={**os.environ, "GREC_DATA": data, "PATH": path})
+        if done.returncode:
+            raise ValueError(f"{row.name}: a step before it ended with status {done.returncode}: {command}")
+
+
 def run_row(row: Row) -> dict[str, Any] | None:
-    """Runs the command of a row and writes its record; None where the data is absent.
+    """Runs the commands of a row and writes its record; None where the data is absent.
 
     Raises:
-        ValueError: the command failed.
+        ValueError: a command failed, or the row needs models that are not trained yet.
     """
     folder = real_data(row.dataset)
     if folder is None:
         print(f"{row.name}: skipped, {row.dataset} is absent; set GREC_DATA to the folder that holds it", flush=True)
         return None
+    data = str(folder.parent)
+    prepare(row, data)
     print(row.command, flush=True)
     started, before = time.monotonic(), cpu_seconds()
-    status = launch(row.words(str(folder.parent)))
+    status = launch(row.words(data))
     if status:
         raise ValueError(f"{row.name}: the command ended with status {status}: {row.command}")
     seconds, cpu = time.monotonic() - started, cpu_seconds() - before
