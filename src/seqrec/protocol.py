@@ -59,10 +59,10 @@ class Protocol:
         return [name for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]]
 
 
-PROTOCOLS = {  # those under which figures are published: see docs/baselines_readme.md
-    "item": Protocol(),
+PROTOCOLS = {  # those that are in use (docs/baselines_readme.md)
     "masked": Protocol(history="masked"),
-    "sid": Protocol(hits="sid"),
+    "unmasked": Protocol(),
+    "sid hits": Protocol(hits="sid"),  # the code of LC-Rec, LETTER and MQL4GRec: strings of tokens, 20 beams
 }
 
 

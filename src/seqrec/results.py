@@ -157,8 +157,10 @@ def mean_over_prompts(predictions: Sequence[Predictions], names: Sequence[str]) 
     return values, [{name: float(part[name].mean()) for name in names} for part in parts]
 
 
-def sid_results(predictions: Sequence[Predictions], catalogue: "Catalogue", names: Sequence[str]) -> dict[str, float]:
-    """`sid_hit@k` and the like, means over samples and wordings; none where the catalogue has no SIDs.
+def sid_values(
+    predictions: Sequence[Predictions], catalogue: "Catalogue", names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """(M,) `sid_hit@k` and the like, means over the wordings; none where the catalogue has no SIDs.
 
     The right answer is the SID of the target, at its place among the distinct SIDs of the list: what the model itself
     has to find. It differs from the item's metrics only where items share a SID.
@@ -171,7 +173,12 @@ def sid_results(predictions: Sequence[Predictions], catalogue: "Catalogue", name
     for part in predictions:
         ranks = ranking.sid_ranks_of(sid_of[part.ranked], sid_of[part.targets])
         parts.append(ranking.per_sample_metrics(ranks, names))
-    return {f"sid_{name}": float(np.mean([part[name].mean() for part in parts])) for name in names}
+    return {f"sid_{name}": np.mean([part[name] for part in parts], axis=0) for name in names}
+
+
+def intervals(values: Mapping[str, np.ndarray], users: Sequence[str]) -> dict[str, list[float]]:
+    """Both ends of the 95 % interval of each metric, as JSON holds them."""
+    return {name: list(ends) for name, ends in bootstrap_intervals(values, users).items()}
 
 
 def summarize(
@@ -205,7 +212,7 @@ def summarize(
         "min_results": {name: min(column) for name, column in table.items()},
         "max_results": {name: max(column) for name, column in table.items()},
         "all_prompt_results": per_prompt,
-        "confidence_intervals": {name: list(ends) for name, ends in bootstrap_intervals(values, first.users).items()},
+        "confidence_intervals": intervals(values, first.users),
         "num_samples": len(first.targets),
         "num_beams": first.num_beams,
         "dataset": catalogue.name,
@@ -214,8 +221,9 @@ def summarize(
         "slices": ranking.slices(values, catalogue.popularity[first.targets], first.history_lengths),
         "list_statistics": {name: float(np.mean([row[name] for row in lists])) for name in lists[0]},
     }
-    if by_sid := sid_results(predictions, catalogue, names):
-        own["sid_results"] = by_sid
+    if by_sid := sid_values(predictions, catalogue, names):
+        own["sid_results"] = {name: float(row.mean()) for name, row in by_sid.items()}
+        own["sid_confidence_intervals"] = intervals(by_sid, first.users)
     clash = own.keys() & extra.keys()
     if clash:
         raise ValueError(f"{sorted(clash)} are worked out from the predictions: leave them out of `extra`")

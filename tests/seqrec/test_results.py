@@ -90,6 +90,10 @@ def test_sids_are_judged_beside_items(predictions, catalogue):
     assert summary["sid_results"] == pytest.approx(
         {"sid_hit@1": 2 / 3, "sid_hit@2": 1, "sid_ndcg@2": ndcg, "sid_mrr@3": (1 + 1 + 1 / 2) / 3}
     )
+    ends = summary["sid_confidence_intervals"]
+    assert ends.keys() == summary["sid_results"].keys()
+    assert ends["sid_hit@2"] == [1, 1]
+    assert ends["sid_hit@1"][0] < 2 / 3 < ends["sid_hit@1"][1]
 
 
 def test_results_and_predictions_stand_side_by_side(tmp_path, predictions, catalogue):

@@ -1,0 +1,236 @@
+"""The rows of the table of results: what is run, under which protocol, and what others published. Data, no code."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.seqrec.protocol import PROTOCOLS, Protocol
+
+DATA = "$GREC_DATA"  # the folder of the data sets, in commands as people read them
+RESULTS = Path("results/published")  # what runs write: results, predictions, models
+USERS = {"Instruments": 17112, "Beauty": 22363, "HMWeek": 8925, "Scientific": 8317}  # each is one sample of the test
+COUNTING = {"popularity": "popularity", "cooccurrence": "co-transition", "itemknn": "item-kNN"}
+
+MASKED, UNMASKED, SID_HITS = (PROTOCOLS[name] for name in ("masked", "unmasked", "sid hits"))
+ANY_LENGTH = replace(UNMASKED, num_beams=None)  # of the lists nothing is said
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What somebody published, and under which protocol as far as they say."""
+
+    hit_at_10: float
+    ndcg_at_10: float
+    source: str
+    protocol: Protocol
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: <dataset>/<what>, under which docs/results has its file.
+        title: the model in words.
+        model: what the results file says it is.
+        entry: module that ranks and writes results.
+        flags: of it, beyond --data_path, --dataset, --results_file and those that the protocol settles.
+        index: of SIDs; None where there are none.
+        before: shell commands that make the index, run where it is absent.
+        needs: rows whose models this one uses: run them first.
+    """
+
+    name: str
+    title: str
+    model: str
+    entry: str
+    protocol: Protocol
+    flags: tuple[str, ...] = ()
+    index: str | None = None
+    before: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def dataset(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it takes seconds."""
+        return self.model in COUNTING
+
+    @property
+    def published(self) -> Figures | None:
+        """What this row is measured against."""
+        return PUBLISHED.get(self.name)
+
+    @property
+    def results_file(self) -> Path:
+        return RESULTS / f"{self.name}.json"
+
+    def words(self, data: str = DATA) -> list[str]:
+        """The command after `python`."""
+        known = ("--data_path", data, "--dataset", self.dataset, "--results_file", str(self.results_file))
+        index = () if self.index is None else ("--index_file", self.index)
+        protocol = ("--num_beams", str(self.protocol.num_beams))
+        if self.protocol.history == "masked":
+            protocol += ("--filter_history",)
+        return ["-m", self.entry, *(word.replace(DATA, data) for word in (*known, *index, *self.flags, *protocol))]
+
+    @property
+    def command(self) -> str:
+        """The commands as they can be pasted."""
+        words = (word if word.startswith(DATA) else shlex.quote(word) for word in self.words())
+        return " && ".join([*self.before, "python " + " ".join(words)])
+
+
+# ---- published figures -----------------------------------------------------------------------------------------------
+TIGER_PAPER = "TIGER, table 1 (arXiv 2305.05065)"
+LETTER_PAPER = "LETTER (arXiv 2405.07314), as the documents of its reproduction in Cornac quote it"
+RECBOLE = "SASRec of RecBole, a user's run in issue 20 of LETTER's repository"
+QUOTED = "MQL4GRec (arXiv 2504.05314) as the goals of this project quote it; its table was not read"
+BEST = "the best of several papers as the goals of this project quote it; not read"
+TIGER_TEXT = Figures(0.1221, 0.0950, QUOTED, SID_HITS)
+BEST_ON_INSTRUMENTS = Figures(0.1385, 0.1054, BEST, ANY_LENGTH)
+PUBLISHED = {
+    "Instruments/tiger-text": TIGER_TEXT,
+    "Instruments/tiger-text-small": TIGER_TEXT,
+    "Instruments/fused-unmasked": BEST_ON_INSTRUMENTS,
+    "Instruments/fused-small-unmasked": BEST_ON_INSTRUMENTS,
+    "Beauty/sasrec-unmasked": Figures(0.0821, 0.0405, RECBOLE, ANY_LENGTH),
+    "Beauty/sasrec-bce-unmasked": Figures(0.0605, 0.0318, TIGER_PAPER, ANY_LENGTH),
+    "Beauty/tiger-letter": Figures(0.0672, 0.0364, LETTER_PAPER, SID_HITS),
+    "Beauty/tiger-rqvae": Figures(0.0648, 0.0384, TIGER_PAPER, ANY_LENGTH),
+}
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+SMALL = shlex.split(  # for two cores; the number of epochs follows
+    "--num_layers 2 --hidden_size 64 --num_heads 4 --head_size 32 --intermediate_size 256 --batch_size 64"
+    " --learning_rate 2e-3 --epochs"
+)
+INSTRUMENTS = {  # SID tables: what they are made from, index, epochs of a reduced TIGER
+    "text": ("text, MQL4GRec", ".index_lemb.json", "14"),
+    "image": ("image, MQL4GRec", ".index_vitemb.json", "10"),
+    "both": ("text and image, GRec", ".index_qwen7B.json", "10"),
+}
+HMWEEK = {"text": ("text", "--no-image"), "image": ("image", "--image-only"), "both": ("text and image", "")}
+
+
+def baseline(name: str, title: str, model: str, protocol: Protocol, *flags: str, **more) -> Row:
+    return Row(name, title, model, f"src.baselines.{model}", protocol, flags, **more)
+
+
+def quick_rows(dataset: str) -> list[Row]:
+    return [
+        baseline(f"{dataset}/{model}-{protocol.history}", title, model, protocol)
+        for protocol in (MASKED, UNMASKED)
+        for model, title in COUNTING.items()
+    ]
+
+
+def sasrec_rows(dataset: str) -> list[Row]:
+    title, patience = "SASRec, softmax over all items", ("--patience", "6")
+    return [
+        baseline(f"{dataset}/sasrec-{protocol.history}", title, "sasrec", protocol, *patience)
+        for protocol in (MASKED, UNMASKED)
+    ]
+
+
+def mixed_rows(dataset: str, size: str, tables: dict[str, tuple[str, str, str]]) -> list[Row]:
+    """TIGERs of several SID tables together, with co-transition counts, with both; and one alone, under each protocol.
+
+    Args:
+        size: what ends the names of the rows that trained them: "" or "-small".
+    """
+    (first, (_, index, _)), *others = tables.items()
+    model = {table: str(RESULTS / dataset / f"tiger-{table}{size}.model") for table in tables}
+    more = [f"{model[table]}={other}" for table, (_, other, _) in others]
+    needs = tuple(f"{dataset}/tiger-{table}{size}" for table in tables)
+    plans = {
+        "tiger-text": ("TIGER, SIDs of text", ["tiger"], []),
+        "fused-text": ("TIGER, SIDs of text, and co-transition", ["tiger", "cooc"], ["--fuse", "cooc"]),
+        "ensemble": ("TIGERs of all SID tables", ["tiger"] * len(tables), ["--ensemble", *more]),
+        "fused": (
+            "TIGERs of all SID tables and co-transition",
+            ["tiger"] * len(tables) + ["cooc"],
+            ["--ensemble", *more, "--fuse", "cooc"],
+        ),
+    }
+    rows = []
+    for protocol in (MASKED, UNMASKED):
+        for plan, (title, names, flags) in plans.items():
+            rows.append(
+                Row(
+                    f"{dataset}/{plan}{size}-{protocol.history}",
+                    title + (", reduced" if size else ""),
+                    " + ".join(names),
+                    "src.seqrec.metric_ddp",
+                    protocol,
+                    ("--ckpt_model", model[first], *flags),
+                    index,
+                    needs=needs if "--ensemble" in flags else needs[:1],
+                )
+            )
+    return rows
+
+
+def instruments() -> list[Row]:
+    rows = [*quick_rows("Instruments"), *sasrec_rows("Instruments")]
+    for size in ("", "-small"):
+        for table, (made_from, index, epochs) in INSTRUMENTS.items():
+            title = f"TIGER, SIDs of {made_from}" + (", reduced" if size else "")
+            flags = [*SMALL, epochs] if size else []
+            rows.append(baseline(f"Instruments/tiger-{table}{size}", title, "tiger", SID_HITS, *flags, index=index))
+        rows += mixed_rows("Instruments", size, INSTRUMENTS)
+    return rows
+
+
+def beauty() -> list[Row]:
+    wide = ("--hidden_size", "128", "--patience", "6")
+    return [
+        *quick_rows("Beauty"),
+        *sasrec_rows("Beauty"),
+        baseline("Beauty/sasrec-128-masked", "SASRec, softmax, width 128", "sasrec", MASKED, *wide),
+        baseline("Beauty/sasrec-bce-unmasked", "SASRec, one random negative", "sasrec", UNMASKED, "--loss", "bce"),
+        baseline("Beauty/tiger-letter", "TIGER, SIDs of LETTER", "tiger", SID_HITS, index=".index.json"),
+        baseline(
+            "Beauty/tiger-rqvae", "TIGER, SIDs of an RQ-VAE of text", "tiger", UNMASKED,
+            index=f"{DATA}/Beauty/indexes/rqvae_native.index.json",
+        ),
+    ]  # fmt: skip
+
+
+def hmweek() -> list[Row]:
+    """With SIDs of text, of pictures, and of both, all made the same way: what the pictures add."""
+    rows = [*quick_rows("HMWeek"), *sasrec_rows("HMWeek")]
+    for table, (made_from, flag) in HMWEEK.items():
+        folder = RESULTS / "HMWeek" / "index" / table
+        embeddings = RESULTS / "HMWeek" / "emb"
+        rows.append(
+            baseline(
+                f"HMWeek/tiger-{table}-small", f"TIGER, SIDs of {made_from}, reduced", "tiger", MASKED, *SMALL, "20",
+                index=str(folder / f"HMWeek.index_{table}.json"),
+                before=(
+                    f"python -m data_process.simple_embeddings --data_path {DATA} --dataset HMWeek"
+                    f" --out-dir {embeddings} --name {table} {flag}".rstrip(),
+                    f"python -m index.main --data_path {embeddings}/HMWeek.emb-{table}.npy --ckpt_dir {folder}"
+                    " --quantizer rkmeans --num_emb_list 256 256 256 256 --normalize l2 --device cpu",
+                    f'python -m index.generate_indices --dataset HMWeek --ckpt_path "$(ls -td {folder}/*/ | head -1)"'
+                    " --device cpu",
+                ),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def scientific() -> list[Row]:
+    index = f"{DATA}/Scientific/indexes/rkmeans_zcr.index.json"
+    title = "TIGER, SIDs of k-means of text, reduced"
+    return [
+        *quick_rows("Scientific"),
+        *sasrec_rows("Scientific"),
+        baseline("Scientific/tiger-rkmeans-small", title, "tiger", MASKED, *SMALL, "20", index=index),
+    ]
+
+
+ROWS = {row.name: row for row in (*instruments(), *beauty(), *hmweek(), *scientific())}
