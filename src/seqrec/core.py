@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from src.tasks.task import ALIASES, KINDS, Task, Template, load_task, wording_id
 from src.tasks.texts import add_texts
 
 if TYPE_CHECKING:
+    import torch
+
     from src.seqrec.ranker import Ranker
 
 
@@ -167,6 +169,48 @@ class Parts(CommonParts):
         self.save(prompt_id, samples, [part._asdict() for part in ranked])
 
 
+class Heard(NamedTuple):
+    """What the models answered."""
+
+    answers: dict[str, list[Answers]]  # of each model, by split; on rank 0
+    parts: list[Parts]
+    names: list[str]
+    settings: dict[str, Any]  # of the first model, where it has some to tell
+    num_asked: int  # by this rank
+
+
+def ask_models(
+    members: list[EvaluateConfig], checked: list[tuple[Task, list[int], Catalogue]], asked: dict[str, Samples],
+    several: bool, device: "torch.device",
+) -> Heard:  # fmt: skip
+    """Asks one model after another about the samples of each split."""
+    from src.seqrec.fusion import chances_of  # these import torch: after the checks, so that a fault shows at once
+    from src.seqrec.ranker import load_ranker
+
+    heard = Heard({split: [] for split in asked}, [], [], {}, 0)
+    for number, (member, (task, prompt_ids, catalogue)) in enumerate(zip(members, checked, strict=True), 1):
+        ranker = load_ranker(member, catalogue, device)
+        for split, samples in asked.items():
+            batches = cut_batches(samples, member.test_batch_size)
+            name = f".{number}-{split}" if several else ""
+            with Parts(replace(member, split=split), catalogue, name) as parts:
+                done = sum(ask(ranker, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
+            heard = heard._replace(num_asked=heard.num_asked + done)
+            heard.parts.append(parts)
+            barrier()
+            if is_main():
+                found = [collect(parts, i, samples, catalogue, ranker.list_length) for i in prompt_ids]
+                chances = [
+                    chances_of(Ranked(part.ranked, part.scores), ranker.num_tokens, ranker.sharing) for part in found
+                ]
+                heard.answers[split].append(Answers(found, chances))
+        heard.names.append(ranker.name)
+        if number == 1:
+            heard.settings.update(ranker.settings)
+        del ranker  # before the next is loaded
+    return heard
+
+
 def evaluate(config: EvaluateConfig) -> Path:
     """Evaluates one model on one task, or several models and collaborative scores as one.
 
@@ -180,72 +224,49 @@ def evaluate(config: EvaluateConfig) -> Path:
     plan = check_fusion(config)
     members = member_configs(config)
     checked = [check(member) for member in members]
-    task, prompt_ids, catalogue = checked[0]
-    samples = make_samples(config, task, catalogue)
-    asked = {config.split: samples}
+    task, _, catalogue = checked[0]
+    if config.fuse and task.kind != "next_item":
+        raise ValueError(f"--fuse counts what follows a history, and {task.name} asks for something else")
+    asked = {config.split: make_samples(config, task, catalogue)}
     if plan and plan.chooses and config.split != CHOSEN_ON:
         chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
         asked[CHOSEN_ON] = make_samples(chosen_by, task, catalogue)
-    if config.fuse and task.kind != "next_item":
-        raise ValueError(f"--fuse needs histories, and {task.name} asks about something else")
     check_writable(config.results_file)
     if config.results_file.exists():
         logger.info("%s is there already and will be replaced", config.results_file)
-    from src.seqrec.fusion import chances_of  # these import torch: after the checks, so that a fault shows at once
-    from src.seqrec.ranker import load_ranker
-
     device = resolve_device(config.device)
     init_process_group(device)
-    answers: dict[str, list[Answers]] = {split: [] for split in asked}
-    started, number_asked, all_parts, rankers = time.time(), 0, [], []
-    for number, (member, (own_task, _, own_catalogue)) in enumerate(zip(members, checked, strict=True)):
-        ranker = load_ranker(member, own_catalogue, device)
-        for split, questions in asked.items():
-            batches = cut_batches(questions, config.test_batch_size)
-            name = f".{number + 1}-{split}" if plan else ""
-            with Parts(replace(member, split=split), own_catalogue, name) as parts:
-                for i in prompt_ids:
-                    number_asked += ask(ranker, own_task.item_templates[i], i, questions, batches, parts)
-            barrier()
-            all_parts.append(parts)
-            if is_main():
-                found = [collect(parts, i, questions, own_catalogue, ranker.list_length) for i in prompt_ids]
-                lists = [Ranked(part.ranked, part.scores) for part in found]
-                chances = [chances_of(part, ranker.num_tokens, ranker.sharing) for part in lists] if plan else []
-                answers[split].append(Answers(found, chances))
-        rankers.append((ranker.name, dict(ranker.settings)))
-        spoken = getattr(ranker, "builder", None)
-        prompt_lang = spoken.settings.prompt_lang if spoken else None
-        del ranker, spoken
+    started = time.time()
+    heard = ask_models(members, checked, asked, plan is not None, device)
     if is_main():
         seconds = time.time() - started
-        predictions = answers[config.split][0].predictions
+        predictions = heard.answers[config.split][0].predictions
+        tiger = is_tiger(config.ckpt_model)
         extra = {
             "is_lora": config.lora,
             "base_model": config.base_model,
             "index": str(catalogue.sid_index.path),
             "checkpoint": str(config.ckpt_model),
             "test_task": task.name,
-            "prompt_lang": prompt_lang,
-            "model": " + ".join([*(name for name, _ in rankers), *config.fuse]),
+            "prompt_lang": None if tiger else checkpoint_settings(config.ckpt_model, config.prompt_lang).prompt_lang,
+            "model": " + ".join([*heard.names, *config.fuse]),
             "split": "seen" if task.kind == "item" and samples_are_seen(config) else config.split,
             "filter_history": config.filter_history,
             "legal_softmax": config.legal_softmax,
             "exact": config.exact,
             "valid_beams": valid_share(predictions, catalogue),
+            **({"settings": heard.settings} if heard.settings else {}),
         }
-        if settings := rankers[0][1]:
-            extra["settings"] = settings
         if plan:
-            valid = answers.get(CHOSEN_ON, [])
-            predictions, extra["fusion"] = fuse(plan, config, catalogue, answers[config.split], valid)
+            valid = heard.answers.get(CHOSEN_ON, [])
+            predictions, extra["fusion"] = fuse(plan, config, catalogue, heard.answers[config.split], valid)
         summary = summarize(predictions, catalogue, config.metrics, extra)
         write_results(config.results_file, predictions, summary)
-        for parts in all_parts:
+        for parts in heard.parts:
             parts.remove()
-        rate = number_asked * world_size() / max(seconds, 1e-9)
+        rate = heard.num_asked * world_size() / max(seconds, 1e-9)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in summary["mean_results"].items())
-        logger.info("%s, %d samples, %.0f a second: %s", task.name, len(samples.users), rate, shown)
+        logger.info("%s, %d samples, %.0f a second: %s", task.name, summary["num_samples"], rate, shown)
         logger.info("results in %s, predictions beside it", config.results_file)
     barrier()
     finish()
