@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${DATA_PATH:=./data}"                          # the folder that holds $DATASET/
 : "${BASE_MODEL:=./models/Qwen2.5-1.5B-Instruct}" # a text model: a folder with the weights, or a name on the hub
 : "${EMBEDDING_MODEL:=$BASE_MODEL}"               # makes the text embeddings
-: "${DEEPSPEED:=./config/ds_z2_bf16.json}"        # ./config/ds_z3_bf16.json for models that one GPU does not hold
+: "${DEEPSPEED:=./config/ds_z2_bf16.json}"        # that of ZeRO-3 for models that one GPU does not hold: merged at the end
 : "${FILTER_HISTORY:=False}"                      # True leaves out items that the user already has
 : "${RESULTS_FILE:=./results/$DATASET/lcrec.json}"
 : "${NPROC:=1}" # GPUs of this machine to use

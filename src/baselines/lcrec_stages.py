@@ -1,11 +1,19 @@
-"""The commands of LC-Rec, their checks, and what each of them depends on."""
+"""LC-Rec: what is checked, what each command depends on, and the order in which they run."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from src.baselines.lcrec import FUSION_SAMPLES, TASKS, USER_TASKS, LcrecConfig
+from src.baselines.lcrec import TASKS, USER_TASKS, LcrecConfig
+from src.baselines.lcrec_commands import (
+    embedding_command,
+    finetune_config,
+    finetune_flags,
+    finetune_places,
+    flags_of,
+    rqvae_flags,
+)
 from src.common.artifacts import (
     TOKEN_META,
     check_writable,
@@ -22,9 +30,6 @@ from src.common.log import logger
 from src.common.record import plain
 from src.common.stages import Stages, hold_lock, run_process
 from src.families import check_base_model, model_type_of
-from src.finetune.config import FinetuneConfig
-from src.finetune.config import build_parser as build_finetune_parser
-from src.finetune.config import config_from as finetune_config_from
 from src.finetune.core import check_settings, check_splits
 from src.finetune.engine import engine_of
 from src.seqrec.metrics import parse_metrics
@@ -34,7 +39,6 @@ from src.tasks.task import load_task, wording_ids
 from src.tasks.texts import add_texts
 
 NAME = "lcrec"
-WARMUP_EPOCHS = 50  # of the RQ-VAE; fewer in short runs
 LARGE_FILE = 1 << 26  # bytes; the weights of a model above this are told by size and time, not by content
 
 
@@ -129,63 +133,6 @@ def model_contents(model: str) -> Any:
     return table or model
 
 
-# ---- commands --------------------------------------------------------------------------------------------------------
-def flags_of(config: LcrecConfig, *names: str) -> list[str]:
-    """`--name value` of settings that have the same name in the entry that takes them."""
-    words = []
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, tuple):
-            value = ",".join(map(str, value))
-        words += [f"--{name}", str(value)] if value not in (None, "") else []
-    return words
-
-
-def embedding_command(config: LcrecConfig) -> tuple[str, list[str]]:
-    """The entry that makes text embeddings, and the flags that they depend on."""
-    if config.embedding_model:
-        return "data_process.qwen_embeddings", ["--model", config.embedding_model, "--no_image"]
-    return "data_process.simple_embeddings", ["--no_image", "--seed", str(config.seed)]
-
-
-def rqvae_flags(config: LcrecConfig) -> list[str]:
-    warmup = min(WARMUP_EPOCHS, config.rqvae_epochs // 20)
-    return [
-        "--num_emb_list", *map(str, config.codebook_sizes), "--layers", *map(str, config.layers),
-        "--e_dim", str(config.e_dim), "--sk_epsilons", *map(str, config.sk_epsilons),
-        "--epochs", str(config.rqvae_epochs), "--batch_size", str(config.rqvae_batch_size),
-        "--lr", str(config.rqvae_learning_rate), "--weight_decay", str(config.rqvae_weight_decay),
-        "--lr_scheduler_type", "linear", "--warmup_epochs", str(warmup), "--seed", str(config.seed),
-    ]  # fmt: skip
-
-
-def finetune_flags(config: LcrecConfig) -> list[str]:
-    """What the fine-tuned model depends on, beside its base and data."""
-    caps = config.train_data_sample_num or [FUSION_SAMPLES * (task == "fusionseqrec") for task in config.tasks]
-    same = (
-        "model_type", "tasks", "train_prompt_sample_num", "max_valid_samples", "learning_rate", "epochs",
-        "weight_decay", "warmup_ratio", "max_his_len", "share_prefix", "bf16", "seed",
-    )  # fmt: skip
-    lora = ("use_lora", "lora_r", "lora_alpha", "lora_dropout") if config.use_lora else ()
-    return [*flags_of(config, *same, *lora), "--train_data_sample_num", ",".join(map(str, caps))]
-
-
-def finetune_places(config: LcrecConfig, index_file: Path, output: Path) -> list[str]:
-    """Where it finds things, and how the work is shared out."""
-    accumulation = config.batch_size // (config.nproc * config.per_device_batch_size)
-    return [
-        *flags_of(config, "base_model", "dataset", "data_path"), "--index_file", str(index_file),
-        "--output_dir", str(output), "--gradient_accumulation_steps", str(accumulation),
-        *flags_of(config, "per_device_batch_size", "use_gradient_checkpointing", "deepspeed", "num_workers", "device"),
-    ]  # fmt: skip
-
-
-def finetune_config(config: LcrecConfig) -> FinetuneConfig:
-    """The settings that src.finetune.train_ddp will read from these flags."""
-    flags = [*finetune_flags(config), *finetune_places(config, Path("index.json"), Path("output"))]
-    return finetune_config_from(build_finetune_parser(None).parse_args(flags), entry="train_ddp", vision=False)
-
-
 # ---- the way ---------------------------------------------------------------------------------------------------------
 def run_lcrec(config: LcrecConfig) -> Path:
     """Embeddings, RQ-VAE, SID index, fine-tuning, evaluation; gives the results file.
@@ -196,7 +143,18 @@ def run_lcrec(config: LcrecConfig) -> Path:
     """
     config = check(config)
     work = config.results_file.with_suffix(".model")
-    lock = hold_lock(work / ".lock", f"another run is at work in {work}: wait for it or stop it")
+    with hold_lock(work / ".lock", f"another run is at work in {work}: wait for it or stop it"):
+        run_stages(config, work)
+    shown = "  ".join(
+        f"{name} {value:.4f}" for name, value in read_results(config.results_file)["mean_results"].items()
+    )
+    logger.info("%s on %s (%s): %s", NAME, config.dataset, config.split, shown)
+    logger.info("results: %s", config.results_file)
+    return config.results_file
+
+
+def run_stages(config: LcrecConfig, work: Path) -> None:
+    """Runs what is not done yet; everything but the results goes to the folder `work`."""
     merges = bool(config.deepspeed) and engine_of(finetune_config(config)).cuts_weights
     stages = Stages(work / "stages.json", total=4 + (not config.embeddings) + merges)
     file = dataset_paths(config.data_path, config.dataset).file
@@ -204,18 +162,20 @@ def run_lcrec(config: LcrecConfig) -> Path:
     where = flags_of(config, "dataset", "data_path")
     device = flags_of(config, "device")
 
-    embeddings = config.embeddings or work / f"{config.dataset}.emb-{NAME}.npy"
+    embeddings = config.embeddings or work / "embeddings" / f"{config.dataset}.emb-{NAME}.npy"
     if not config.embeddings:
         module, flags = embedding_command(config)
-        places, processes = [*where, "--out_dir", work, "--name", NAME], 0
-        depends = [module, flags, contents(file("item.json"))]
+        command = [module, *flags, *where, "--out_dir", embeddings.parent, "--name", NAME]
+        depends, processes = [module, flags, contents(file("item.json"))], 0
         if config.embedding_model:
-            places, processes = [*places, *device], ranks
+            command, processes = [*command, *device], ranks
             depends.append(model_contents(config.embedding_model))
-        stages.run(
-            "text embeddings", depends, lambda: [embeddings],
-            lambda: run_process(module, *flags, *places, ranks=processes),
-        )  # fmt: skip
+
+        def embed() -> None:
+            stages.claim(embeddings.parent)  # where a language model leaves what it has done
+            run_process(*command, ranks=processes)
+
+        stages.run("text embeddings", depends, lambda: [embeddings], embed)
 
     runs, flags = work / "index", rqvae_flags(config)
     depends = [flags, *contents(embeddings, embedding_ids_path(embeddings)).values()]
@@ -235,7 +195,7 @@ def run_lcrec(config: LcrecConfig) -> Path:
 
     model, flags = work / "finetuned", finetune_flags(config)
     data = contents(*map(file, ("inter.json", "item.json", "user.json", "split.json")))
-    depends = [flags, config.batch_size, data, model_contents(config.base_model)]
+    depends = [flags, config.batch_size, merges, data, model_contents(config.base_model)]
     stages.run(
         "fine-tuning", depends, lambda: [model / TOKEN_META],
         lambda: finetune(stages, model, [*flags, *finetune_places(config, index_file, model)], ranks),
@@ -255,16 +215,9 @@ def run_lcrec(config: LcrecConfig) -> Path:
 
     def evaluate() -> None:
         run_process("src.seqrec.metric_ddp", *flags, *places, ranks=ranks)
-        complete_results(config, model)
+        complete_results(config, work / "finetuned")
 
     stages.run("evaluation", flags, lambda: [config.results_file, predictions_path(config.results_file)], evaluate)
-    lock.close()
-    shown = "  ".join(
-        f"{name} {value:.4f}" for name, value in read_results(config.results_file)["mean_results"].items()
-    )
-    logger.info("%s on %s (%s): %s", NAME, config.dataset, config.split, shown)
-    logger.info("results: %s", config.results_file)
-    return config.results_file
 
 
 def run_folder(runs: Path) -> Path:
@@ -290,9 +243,9 @@ def finetune(stages: Stages, output: Path, flags: list, ranks: int) -> None:
     run_process("src.finetune.train_ddp", *flags, *resume, ranks=ranks)
 
 
-def complete_results(config: LcrecConfig, model: Path) -> None:
+def complete_results(config: LcrecConfig, finetuned: Path) -> None:
     """Adds what results of baselines carry to those of the evaluation."""
-    results, run = read_results(config.results_file), read_json(model / "run.json")
+    results, run = read_results(config.results_file), read_json(finetuned / "run.json")
     results |= {
         "model": NAME,
         "settings": {
