@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from benchmarks.harness import cpu_seconds, machine, real_data
@@ -23,7 +24,8 @@ METRICS = {  # of each kind of hits: means and intervals in a results file, and 
     "sid": ("sid_results", "sid_confidence_intervals", "sid_"),
 }
 MIX = ("weights", "ensemble_by", "chosen_on", "parts")  # what is kept of how models were put together
-FREE = {"data_path", "results_file", "index_file", "metrics", "device", "test_batch_size", "seed"}  # may differ
+FREE = {"data_path", "results_file", "index_file", "base_model", "model_type"}  # may differ: of one machine, or ...
+FREE |= {"metrics", "device", "nproc", "num_workers", "test_batch_size", "seed"}  # ... changing no figure, or recorded
 
 
 def record_path(row: Row) -> Path:
@@ -32,7 +34,9 @@ def record_path(row: Row) -> Path:
 
 def settings_of(row: Row) -> dict[str, Any]:
     """Every setting that the command of a row makes, defaults included, as a results file holds them."""
-    parser = import_module(row.entry).build_parser(None)
+    module = import_module(row.entry)
+    build_parser = getattr(module, f"build_{row.model}_parser", module.build_parser)
+    parser = build_parser(None)
     return plain(vars(parser.parse_args(row.words()[2:])))
 
 
@@ -133,6 +137,19 @@ def launch(words: list[str]) -> int:
     return subprocess.run([sys.executable, *words], cwd=ROOT).returncode
 
 
+def with_values(row: Row, data: str) -> list[str]:
+    """The words of the command with the values of this machine: the folder of the data, and what the environment says.
+
+    Raises:
+        ValueError: a variable is not set.
+    """
+    values = {**os.environ, "GREC_DATA": data}
+    try:
+        return [Template(word).substitute(values) for word in row.words()]
+    except KeyError as error:
+        raise ValueError(f"{row.name} needs ${error.args[0]}: set it, such as to the folder of a model") from error
+
+
 def prepare(row: Row, data: str) -> None:
     """Makes the SID index of a row where the row says how and it is not there yet; refuses where models are missing."""
     for name in row.needs:
@@ -159,10 +176,11 @@ def run_row(row: Row) -> dict[str, Any] | None:
         print(f"{row.name}: skipped, {row.dataset} is absent; set GREC_DATA to the folder that holds it", flush=True)
         return None
     data = str(folder.parent)
+    words = with_values(row, data)
     prepare(row, data)
     print(row.command, flush=True)
     started, before = time.monotonic(), cpu_seconds()
-    status = launch(row.words(data))
+    status = launch(words)
     if status:
         raise ValueError(f"{row.name}: the command ended with status {status}: {row.command}")
     seconds, cpu = time.monotonic() - started, cpu_seconds() - before
