@@ -83,13 +83,16 @@ def check_fits(row: Row, results: Mapping[str, Any], name: str) -> None:
             )
 
 
-def record_of(row: Row, results: Mapping[str, Any], seconds: float, cpu: float | None, machine: str) -> dict[str, Any]:
+def record_of(
+    row: Row, results: Mapping[str, Any], seconds: float, cpu: float | None, machine: str, resumed: bool = False
+) -> dict[str, Any]:
     """What docs/results keeps of a results file that fits.
 
     Args:
         seconds: wall time of the whole run.
         cpu: CPU seconds, where they were measured.
         machine: in words.
+        resumed: whether the run went on from an earlier one, whose time is not in these.
     """
     record: dict[str, Any] = {
         "row": row.name,
@@ -113,15 +116,18 @@ def record_of(row: Row, results: Mapping[str, Any], seconds: float, cpu: float |
         "commit": results["commit"],
         "seconds": round(seconds, 1),
         "cpu_seconds": None if cpu is None else round(cpu, 1),
+        "resumed": resumed,
         "machine": machine,
     }
 
 
-def write_record(row: Row, results_file: Path, seconds: float, cpu: float | None, machine: str) -> dict[str, Any]:
+def write_record(
+    row: Row, results_file: Path, seconds: float, cpu: float | None, machine: str, resumed: bool = False
+) -> dict[str, Any]:
     """Checks a results file against the row and writes docs/results/<row>.json; gives the record."""
     results = read_results(results_file)
     check_fits(row, results, str(results_file))
-    record = record_of(row, results, seconds, cpu, machine)
+    record = record_of(row, results, seconds, cpu, machine, resumed)
     write_json(record_path(row), record, indent=2)
     return record
 
@@ -179,9 +185,10 @@ def run_row(row: Row) -> dict[str, Any] | None:
     words = with_values(row, data)
     prepare(row, data)
     print(row.command, flush=True)
+    resumed = (ROOT / row.results_file).with_suffix(".model").is_dir()  # some of the work was done before
     started, before = time.monotonic(), cpu_seconds()
     status = launch(words)
     if status:
         raise ValueError(f"{row.name}: the command ended with status {status}: {row.command}")
     seconds, cpu = time.monotonic() - started, cpu_seconds() - before
-    return write_record(row, ROOT / row.results_file, seconds, cpu, machine())
+    return write_record(row, ROOT / row.results_file, seconds, cpu, machine(), resumed)

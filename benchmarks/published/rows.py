@@ -156,31 +156,41 @@ def mixed_rows(dataset: str, size: str, tables: dict[str, tuple[str, str, str]])
     """
     (first, (_, index, _)), *others = tables.items()
     model = {table: str(RESULTS / dataset / f"tiger-{table}{size}.model") for table in tables}
-    more = [f"{model[table]}={other}" for table, (_, other, _) in others]
-    needs = tuple(f"{dataset}/tiger-{table}{size}" for table in tables)
-    plans = {
-        "tiger-text": ("TIGER, SIDs of text", ["tiger"], []),
-        "fused-text": ("TIGER, SIDs of text, and co-transition", ["tiger", "cooc"], ["--fuse", "cooc"]),
-        "ensemble": ("TIGERs of all SID tables", ["tiger"] * len(tables), ["--ensemble", *more]),
-        "fused": (
-            "TIGERs of all SID tables and co-transition",
-            ["tiger"] * len(tables) + ["cooc"],
-            ["--ensemble", *more, "--fuse", "cooc"],
-        ),
-    }
+    ensemble = ["--ensemble", *(f"{model[table]}={other}" for table, (_, other, _) in others)]
+    trained = [f"{dataset}/tiger-{table}{size}" for table in tables]
+    everyone = " + ".join(["tiger"] * len(tables))
     rows = []
     for protocol in (MASKED, UNMASKED):
-        for plan, (title, names, flags) in plans.items():
+        sasrec = f"{dataset}/sasrec-{protocol.history}"
+        both = ["--fuse", "cooc,sasrec", "--fuse_results", f"{RESULTS / sasrec}.json"]
+        plans = {  # of each row: title, models, flags, rows that it needs
+            "tiger-text": ("TIGER, SIDs of text", "tiger", [], trained[:1]),
+            "fused-text": ("TIGER, SIDs of text, co-transition", "tiger + cooc", ["--fuse", "cooc"], trained[:1]),
+            "ensemble": ("TIGERs of all SID tables", everyone, ensemble, trained),
+            "fused": (
+                "TIGERs of all SID tables, co-transition",
+                f"{everyone} + cooc",
+                [*ensemble, "--fuse", "cooc"],
+                trained,
+            ),
+            "fused-both": (
+                "TIGERs of all SID tables, co-transition, SASRec",
+                f"{everyone} + cooc + sasrec",
+                [*ensemble, *both],
+                [*trained, sasrec],
+            ),
+        }
+        for plan, (title, models, flags, needs) in plans.items():
             rows.append(
                 Row(
                     f"{dataset}/{plan}{size}-{protocol.history}",
                     title + (", reduced" if size else ""),
-                    " + ".join(names),
+                    models,
                     "src.seqrec.metric_ddp",
                     protocol,
                     ("--ckpt_model", model[first], *flags),
                     index,
-                    needs=needs if "--ensemble" in flags else needs[:1],
+                    needs=tuple(needs),
                 )
             )
     return rows

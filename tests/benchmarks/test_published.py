@@ -124,10 +124,23 @@ def test_a_run_is_recorded(records, tmp_path, monkeypatch, capsys):
     (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert (row["name"], row["published"], row["ours"]) == (COUNTS.name, None, METRICS)
     assert row["cpu_seconds"] >= 0
+    assert not row["resumed"]
     assert "0.2000 / 0.1000" in capsys.readouterr().out
     with pytest.raises(SystemExit):  # the second run fails
         entry.main(["--rows", COUNTS.name])
     assert "ended with status 1" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_says_so(records, tmp_path, monkeypatch):
+    """Its time is not that of the whole training."""
+    row = ROWS["Beauty/sasrec-masked"]
+    monkeypatch.setattr(record, "launch", lambda words: write(tmp_path / row.results_file, row) and 0)
+    monkeypatch.setenv("GREC_DATA", str(tmp_path / "sets"))
+    (tmp_path / "sets" / "Beauty").mkdir(parents=True)
+    (tmp_path / row.results_file).with_suffix(".model").mkdir(parents=True)
+    kept = record.run_row(row)
+    assert kept["resumed"]
+    assert table.time_of(table.compared(row, {**kept, "cpu_seconds": 600})) == "over 10 min"
 
 
 def test_models_that_are_missing_are_asked_for(records, monkeypatch):
