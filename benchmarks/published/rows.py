@@ -1,4 +1,4 @@
-"""The rows of the table of results: what is run, under which protocol, and what others published. Data, no code."""
+"""The rows of the table of results: what is run, under which protocol, and what others published. Nothing runs here."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -148,17 +148,18 @@ def lcrec_row(dataset: str) -> Row:
     return baseline(f"{dataset}/lcrec-masked", "LC-Rec, our preset", "lcrec", MASKED, *flags)
 
 
-def mixed_rows(dataset: str, size: str, tables: dict[str, tuple[str, str, str]]) -> list[Row]:
-    """TIGERs of several SID tables together, with co-transition counts, with both; and one alone, under each protocol.
+def mixed_rows(size: str) -> list[Row]:
+    """TIGERs of the SID tables of Instruments: one alone, with counts, several, and all together, under each protocol.
 
     Args:
-        size: what ends the names of the rows that trained them: "" or "-small".
+        size: what ends the names of the rows that train them: "" or "-small".
     """
-    (first, (_, index, _)), *others = tables.items()
-    model = {table: str(RESULTS / dataset / f"tiger-{table}{size}.model") for table in tables}
+    dataset = "Instruments"
+    (first, (_, index, _)), *others = INSTRUMENTS.items()
+    model = {table: str(RESULTS / dataset / f"tiger-{table}{size}.model") for table in INSTRUMENTS}
     ensemble = ["--ensemble", *(f"{model[table]}={other}" for table, (_, other, _) in others)]
-    trained = [f"{dataset}/tiger-{table}{size}" for table in tables]
-    everyone = " + ".join(["tiger"] * len(tables))
+    trained = [f"{dataset}/tiger-{table}{size}" for table in INSTRUMENTS]
+    everyone = " + ".join(["tiger"] * len(INSTRUMENTS))
     rows = []
     for protocol in (MASKED, UNMASKED):
         sasrec = f"{dataset}/sasrec-{protocol.history}"
@@ -203,7 +204,7 @@ def instruments() -> list[Row]:
             title = f"TIGER, SIDs of {made_from}" + (", reduced" if size else "")
             flags = [*SMALL, epochs] if size else []
             rows.append(baseline(f"Instruments/tiger-{table}{size}", title, "tiger", SID_HITS, *flags, index=index))
-        rows += mixed_rows("Instruments", size, INSTRUMENTS)
+        rows += mixed_rows(size)
     return rows
 
 
