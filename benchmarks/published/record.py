@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from benchmarks.harness import cpu_seconds, machine, real_data
@@ -23,7 +24,8 @@ METRICS = {  # of each kind of hits: means and intervals in a results file, and 
     "sid": ("sid_results", "sid_confidence_intervals", "sid_"),
 }
 MIX = ("weights", "ensemble_by", "chosen_on", "parts")  # what is kept of how models were put together
-FREE = {"data_path", "results_file", "index_file", "metrics", "device", "test_batch_size", "seed"}  # may differ
+FREE = {"data_path", "results_file", "index_file", "base_model", "model_type"}  # may differ: of one machine, or ...
+FREE |= {"metrics", "device", "nproc", "num_workers", "test_batch_size", "seed"}  # ... changing no figure, or recorded
 
 
 def record_path(row: Row) -> Path:
@@ -32,7 +34,9 @@ def record_path(row: Row) -> Path:
 
 def settings_of(row: Row) -> dict[str, Any]:
     """Every setting that the command of a row makes, defaults included, as a results file holds them."""
-    parser = import_module(row.entry).build_parser(None)
+    module = import_module(row.entry)
+    build_parser = getattr(module, f"build_{row.model}_parser", module.build_parser)
+    parser = build_parser(None)
     return plain(vars(parser.parse_args(row.words()[2:])))
 
 
@@ -79,13 +83,16 @@ def check_fits(row: Row, results: Mapping[str, Any], name: str) -> None:
             )
 
 
-def record_of(row: Row, results: Mapping[str, Any], seconds: float, cpu: float | None, machine: str) -> dict[str, Any]:
+def record_of(
+    row: Row, results: Mapping[str, Any], seconds: float, cpu: float | None, machine: str, resumed: bool = False
+) -> dict[str, Any]:
     """What docs/results keeps of a results file that fits.
 
     Args:
         seconds: wall time of the whole run.
         cpu: CPU seconds, where they were measured.
         machine: in words.
+        resumed: whether the run went on from an earlier one, whose time is not in these.
     """
     record: dict[str, Any] = {
         "row": row.name,
@@ -109,15 +116,18 @@ def record_of(row: Row, results: Mapping[str, Any], seconds: float, cpu: float |
         "commit": results["commit"],
         "seconds": round(seconds, 1),
         "cpu_seconds": None if cpu is None else round(cpu, 1),
+        "resumed": resumed,
         "machine": machine,
     }
 
 
-def write_record(row: Row, results_file: Path, seconds: float, cpu: float | None, machine: str) -> dict[str, Any]:
+def write_record(
+    row: Row, results_file: Path, seconds: float, cpu: float | None, machine: str, resumed: bool = False
+) -> dict[str, Any]:
     """Checks a results file against the row and writes docs/results/<row>.json; gives the record."""
     results = read_results(results_file)
     check_fits(row, results, str(results_file))
-    record = record_of(row, results, seconds, cpu, machine)
+    record = record_of(row, results, seconds, cpu, machine, resumed)
     write_json(record_path(row), record, indent=2)
     return record
 
@@ -131,6 +141,19 @@ def read_records() -> dict[str, dict[str, Any]]:
 def launch(words: list[str]) -> int:
     """Runs `python <words>` from the repository root and gives its exit status."""
     return subprocess.run([sys.executable, *words], cwd=ROOT).returncode
+
+
+def with_values(row: Row, data: str) -> list[str]:
+    """The words of the command with the values of this machine: the folder of the data, and what the environment says.
+
+    Raises:
+        ValueError: a variable is not set.
+    """
+    values = {**os.environ, "GREC_DATA": data}
+    try:
+        return [Template(word).substitute(values) for word in row.words()]
+    except KeyError as error:
+        raise ValueError(f"{row.name} needs ${error.args[0]}: set it, such as to the folder of a model") from error
 
 
 def prepare(row: Row, data: str) -> None:
@@ -159,11 +182,13 @@ def run_row(row: Row) -> dict[str, Any] | None:
         print(f"{row.name}: skipped, {row.dataset} is absent; set GREC_DATA to the folder that holds it", flush=True)
         return None
     data = str(folder.parent)
+    words = with_values(row, data)
     prepare(row, data)
     print(row.command, flush=True)
+    resumed = (ROOT / row.results_file).with_suffix(".model").is_dir()  # some of the work was done before
     started, before = time.monotonic(), cpu_seconds()
-    status = launch(row.words(data))
+    status = launch(words)
     if status:
         raise ValueError(f"{row.name}: the command ended with status {status}: {row.command}")
     seconds, cpu = time.monotonic() - started, cpu_seconds() - before
-    return write_record(row, ROOT / row.results_file, seconds, cpu, machine())
+    return write_record(row, ROOT / row.results_file, seconds, cpu, machine(), resumed)

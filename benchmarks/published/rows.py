@@ -1,4 +1,4 @@
-"""The rows of the table of results: what is run, under which protocol, and what others published. Data, no code."""
+"""The rows of the table of results: what is run, under which protocol, and what others published. Nothing runs here."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -7,12 +7,14 @@ from pathlib import Path
 from src.seqrec.protocol import PROTOCOLS, Protocol
 
 DATA = "$GREC_DATA"  # the folder of the data sets, in commands as people read them
+BASE_MODEL = "$BASE_MODEL"  # a text model to fine-tune, likewise
 RESULTS = Path("results/published")  # what runs write: results, predictions, models
 USERS = {"Instruments": 17112, "Beauty": 22363, "HMWeek": 8925, "Scientific": 8317}  # each is one sample of the test
 COUNTING = {"popularity": "popularity", "cooccurrence": "co-transition", "itemknn": "item-kNN"}
 
 MASKED, UNMASKED, SID_HITS = (PROTOCOLS[name] for name in ("masked", "unmasked", "sid hits"))
-ANY_LENGTH = replace(UNMASKED, num_beams=None)  # of the lists nothing is said
+ANY_LENGTH = replace(UNMASKED, num_beams=None)  # of the length of the lists nothing is said
+UNSAID = replace(ANY_LENGTH, history=None)  # nor of what was left out of them
 
 
 @dataclass(frozen=True)
@@ -68,39 +70,39 @@ class Row:
     def results_file(self) -> Path:
         return RESULTS / f"{self.name}.json"
 
-    def words(self, data: str = DATA) -> list[str]:
-        """The command after `python`."""
-        known = ("--data_path", data, "--dataset", self.dataset, "--results_file", str(self.results_file))
+    def words(self) -> list[str]:
+        """The command after `python`; $NAMES stand for what each machine has elsewhere."""
+        known = ("--data_path", DATA, "--dataset", self.dataset, "--results_file", str(self.results_file))
         index = () if self.index is None else ("--index_file", self.index)
         protocol = ("--num_beams", str(self.protocol.num_beams))
         if self.protocol.history == "masked":
             protocol += ("--filter_history",)
-        return ["-m", self.entry, *(word.replace(DATA, data) for word in (*known, *index, *self.flags, *protocol))]
+        return ["-m", self.entry, *known, *index, *self.flags, *protocol]
 
     @property
     def command(self) -> str:
         """The commands as they can be pasted."""
-        words = (word if word.startswith(DATA) else shlex.quote(word) for word in self.words())
+        words = (word if word.startswith("$") else shlex.quote(word) for word in self.words())
         return " && ".join([*self.before, "python " + " ".join(words)])
 
 
 # ---- published figures -----------------------------------------------------------------------------------------------
-TIGER_PAPER = "TIGER, table 1 (arXiv 2305.05065)"
+TIGER_PAPER = "TIGER (arXiv 2305.05065), table 1"
 LETTER_PAPER = "LETTER (arXiv 2405.07314), as the documents of its reproduction in Cornac quote it"
 RECBOLE = "SASRec of RecBole, a user's run in issue 20 of LETTER's repository"
 QUOTED = "MQL4GRec (arXiv 2504.05314) as the goals of this project quote it; its table was not read"
 BEST = "the best of several papers as the goals of this project quote it; not read"
 TIGER_TEXT = Figures(0.1221, 0.0950, QUOTED, SID_HITS)
-BEST_ON_INSTRUMENTS = Figures(0.1385, 0.1054, BEST, ANY_LENGTH)
+BEST_ON_INSTRUMENTS = Figures(0.1385, 0.1054, BEST, UNSAID)
 PUBLISHED = {
     "Instruments/tiger-text": TIGER_TEXT,
     "Instruments/tiger-text-small": TIGER_TEXT,
     "Instruments/fused-unmasked": BEST_ON_INSTRUMENTS,
     "Instruments/fused-small-unmasked": BEST_ON_INSTRUMENTS,
     "Beauty/sasrec-unmasked": Figures(0.0821, 0.0405, RECBOLE, ANY_LENGTH),
-    "Beauty/sasrec-bce-unmasked": Figures(0.0605, 0.0318, TIGER_PAPER, ANY_LENGTH),
+    "Beauty/sasrec-bce-masked": Figures(0.0605, 0.0318, TIGER_PAPER, UNSAID),
     "Beauty/tiger-letter": Figures(0.0672, 0.0364, LETTER_PAPER, SID_HITS),
-    "Beauty/tiger-rqvae": Figures(0.0648, 0.0384, TIGER_PAPER, ANY_LENGTH),
+    "Beauty/tiger-rqvae": Figures(0.0648, 0.0384, TIGER_PAPER, UNSAID),
 }
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -113,6 +115,11 @@ INSTRUMENTS = {  # SID tables: what they are made from, index, epochs of a reduc
     "image": ("image, MQL4GRec", ".index_vitemb.json", "10"),
     "both": ("text and image, GRec", ".index_qwen7B.json", "10"),
 }
+LCREC_SMALL = shlex.split(
+    "--layers 256 128 --rqvae_epochs 300 --rqvae_batch_size 256 --batch_size 16 --per_device_batch_size 16"
+    " --share_prefix --max_valid_samples 500 --test_prompt_ids 0 --learning_rate 1e-3 --epochs 2 --warmup_ratio 0.05"
+    " --train_data_sample_num 0,1500,300,600"
+)
 HMWEEK = {"text": ("text", "--no-image"), "image": ("image", "--image-only"), "both": ("text and image", "")}
 
 
@@ -136,39 +143,55 @@ def sasrec_rows(dataset: str) -> list[Row]:
     ]
 
 
-def mixed_rows(dataset: str, size: str, tables: dict[str, tuple[str, str, str]]) -> list[Row]:
-    """TIGERs of several SID tables together, with co-transition counts, with both; and one alone, under each protocol.
+def lcrec_row(dataset: str) -> Row:
+    flags = ("--base_model", BASE_MODEL)
+    return baseline(f"{dataset}/lcrec-masked", "LC-Rec, our preset", "lcrec", MASKED, *flags)
+
+
+def mixed_rows(size: str) -> list[Row]:
+    """TIGERs of the SID tables of Instruments: one alone, with counts, several, and all together, under each protocol.
 
     Args:
-        size: what ends the names of the rows that trained them: "" or "-small".
+        size: what ends the names of the rows that train them: "" or "-small".
     """
-    (first, (_, index, _)), *others = tables.items()
-    model = {table: str(RESULTS / dataset / f"tiger-{table}{size}.model") for table in tables}
-    more = [f"{model[table]}={other}" for table, (_, other, _) in others]
-    needs = tuple(f"{dataset}/tiger-{table}{size}" for table in tables)
-    plans = {
-        "tiger-text": ("TIGER, SIDs of text", ["tiger"], []),
-        "fused-text": ("TIGER, SIDs of text, and co-transition", ["tiger", "cooc"], ["--fuse", "cooc"]),
-        "ensemble": ("TIGERs of all SID tables", ["tiger"] * len(tables), ["--ensemble", *more]),
-        "fused": (
-            "TIGERs of all SID tables and co-transition",
-            ["tiger"] * len(tables) + ["cooc"],
-            ["--ensemble", *more, "--fuse", "cooc"],
-        ),
-    }
+    dataset = "Instruments"
+    (first, (_, index, _)), *others = INSTRUMENTS.items()
+    model = {table: str(RESULTS / dataset / f"tiger-{table}{size}.model") for table in INSTRUMENTS}
+    ensemble = ["--ensemble", *(f"{model[table]}={other}" for table, (_, other, _) in others)]
+    trained = [f"{dataset}/tiger-{table}{size}" for table in INSTRUMENTS]
+    everyone = " + ".join(["tiger"] * len(INSTRUMENTS))
     rows = []
     for protocol in (MASKED, UNMASKED):
-        for plan, (title, names, flags) in plans.items():
+        sasrec = f"{dataset}/sasrec-{protocol.history}"
+        both = ["--fuse", "cooc,sasrec", "--fuse_results", f"{RESULTS / sasrec}.json"]
+        plans = {  # of each row: title, models, flags, rows that it needs
+            "tiger-text": ("TIGER, SIDs of text", "tiger", [], trained[:1]),
+            "fused-text": ("TIGER, SIDs of text, co-transition", "tiger + cooc", ["--fuse", "cooc"], trained[:1]),
+            "ensemble": ("TIGERs of all SID tables", everyone, ensemble, trained),
+            "fused": (
+                "TIGERs of all SID tables, co-transition",
+                f"{everyone} + cooc",
+                [*ensemble, "--fuse", "cooc"],
+                trained,
+            ),
+            "fused-both": (
+                "TIGERs of all SID tables, co-transition, SASRec",
+                f"{everyone} + cooc + sasrec",
+                [*ensemble, *both],
+                [*trained, sasrec],
+            ),
+        }
+        for plan, (title, models, flags, needs) in plans.items():
             rows.append(
                 Row(
                     f"{dataset}/{plan}{size}-{protocol.history}",
                     title + (", reduced" if size else ""),
-                    " + ".join(names),
+                    models,
                     "src.seqrec.metric_ddp",
                     protocol,
                     ("--ckpt_model", model[first], *flags),
                     index,
-                    needs=needs if "--ensemble" in flags else needs[:1],
+                    needs=tuple(needs),
                 )
             )
     return rows
@@ -181,7 +204,7 @@ def instruments() -> list[Row]:
             title = f"TIGER, SIDs of {made_from}" + (", reduced" if size else "")
             flags = [*SMALL, epochs] if size else []
             rows.append(baseline(f"Instruments/tiger-{table}{size}", title, "tiger", SID_HITS, *flags, index=index))
-        rows += mixed_rows("Instruments", size, INSTRUMENTS)
+        rows += mixed_rows(size)
     return rows
 
 
@@ -191,7 +214,8 @@ def beauty() -> list[Row]:
         *quick_rows("Beauty"),
         *sasrec_rows("Beauty"),
         baseline("Beauty/sasrec-128-masked", "SASRec, softmax, width 128", "sasrec", MASKED, *wide),
-        baseline("Beauty/sasrec-bce-unmasked", "SASRec, one random negative", "sasrec", UNMASKED, "--loss", "bce"),
+        baseline("Beauty/sasrec-bce-masked", "SASRec, one random negative", "sasrec", MASKED, "--loss", "bce"),
+        lcrec_row("Beauty"),
         baseline("Beauty/tiger-letter", "TIGER, SIDs of LETTER", "tiger", SID_HITS, index=".index.json"),
         baseline(
             "Beauty/tiger-rqvae", "TIGER, SIDs of an RQ-VAE of text", "tiger", UNMASKED,
@@ -202,7 +226,7 @@ def beauty() -> list[Row]:
 
 def hmweek() -> list[Row]:
     """With SIDs of text, of pictures, and of both, all made the same way: what the pictures add."""
-    rows = [*quick_rows("HMWeek"), *sasrec_rows("HMWeek")]
+    rows = [*quick_rows("HMWeek"), *sasrec_rows("HMWeek"), lcrec_row("HMWeek")]
     for table, (made_from, flag) in HMWEEK.items():
         folder = RESULTS / "HMWeek" / "index" / table
         embeddings = RESULTS / "HMWeek" / "emb"
@@ -226,9 +250,12 @@ def hmweek() -> list[Row]:
 def scientific() -> list[Row]:
     index = f"{DATA}/Scientific/indexes/rkmeans_zcr.index.json"
     title = "TIGER, SIDs of k-means of text, reduced"
+    small = ("--base_model", BASE_MODEL, *LCREC_SMALL)
     return [
         *quick_rows("Scientific"),
         *sasrec_rows("Scientific"),
+        lcrec_row("Scientific"),
+        baseline("Scientific/lcrec-small-masked", "LC-Rec, a tiny model", "lcrec", MASKED, *small),
         baseline("Scientific/tiger-rkmeans-small", title, "tiger", MASKED, *SMALL, "20", index=index),
     ]
 

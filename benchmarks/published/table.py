@@ -29,6 +29,7 @@ def compared(row: Row, record: Mapping[str, Any] | None) -> dict[str, Any]:
         "interval": None if record is None else {name: record[row.protocol.hits][name]["interval"] for name in METRICS},
         "seconds": None if record is None else record["seconds"],
         "cpu_seconds": None if record is None else record["cpu_seconds"],
+        "resumed": record is not None and record["resumed"],
         "machine": None if record is None else record["machine"],
         "command": row.command,
     }
@@ -39,11 +40,12 @@ def pair(values: Mapping[str, float] | None, form: str = "{:.4f}") -> str:
 
 
 def time_of(found: Mapping[str, Any]) -> str:
-    """CPU time; where it was not measured, wall time in brackets."""
+    """CPU time; where it was not measured, wall time in brackets; the least it can be where a run was resumed."""
     seconds = found["cpu_seconds"] or found["seconds"]
     if seconds is None:
         return "-"
     text = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    text = f"over {text}" if found["resumed"] else text
     return text if found["cpu_seconds"] else f"({text})"
 
 

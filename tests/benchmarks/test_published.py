@@ -1,6 +1,7 @@
 """The table of published figures and ours: rows that run, records that fit, a table that says what they say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -53,10 +54,9 @@ def test_every_command_parses_and_asks_for_the_protocol_of_its_row(row):
     assert len(commands) == len(row.before) + 1
     for command in commands:
         assert not unknown_flags(command)
-    words = row.words("/sets")
+    words = row.words()
     assert ("--filter_history" in words) is (row.protocol.history == "masked")
     assert words[words.index("--num_beams") + 1] == str(row.protocol.num_beams)
-    assert not any("$" in word for word in words)
     assert set(row.needs) <= ROWS.keys()
     if row.entry != "src.seqrec.metric_ddp":  # what a results file is checked against
         assert record.settings_of(row)["filter_history"] is (row.protocol.history == "masked")
@@ -120,14 +120,52 @@ def test_a_run_is_recorded(records, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GREC_DATA", str(tmp_path / "sets"))
     (tmp_path / "sets" / "Beauty").mkdir(parents=True)
     entry.main(["--rows", COUNTS.name, "--json", str(tmp_path / "table.json")])
-    assert ran[0] == COUNTS.words(str(tmp_path / "sets"))
+    assert ran[0] == [word.replace("$GREC_DATA", str(tmp_path / "sets")) for word in COUNTS.words()]
     (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert (row["name"], row["published"], row["ours"]) == (COUNTS.name, None, METRICS)
     assert row["cpu_seconds"] >= 0
+    assert not row["resumed"]
     assert "0.2000 / 0.1000" in capsys.readouterr().out
     with pytest.raises(SystemExit):  # the second run fails
         entry.main(["--rows", COUNTS.name])
     assert "ended with status 1" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_says_so(records, tmp_path, monkeypatch):
+    """Its time is not that of the whole training."""
+    row = ROWS["Beauty/sasrec-masked"]
+    monkeypatch.setattr(record, "launch", lambda words: write(tmp_path / row.results_file, row) and 0)
+    monkeypatch.setenv("GREC_DATA", str(tmp_path / "sets"))
+    (tmp_path / "sets" / "Beauty").mkdir(parents=True)
+    (tmp_path / row.results_file).with_suffix(".model").mkdir(parents=True)
+    kept = record.run_row(row)
+    assert kept["resumed"]
+    assert table.time_of(table.compared(row, {**kept, "cpu_seconds": 600})) == "over 10 min"
+
+
+def test_models_that_are_missing_are_asked_for(records, monkeypatch):
+    monkeypatch.setenv("GREC_DATA", "/sets")
+    monkeypatch.delenv("BASE_MODEL", raising=False)
+    with pytest.raises(ValueError, match=r"Beauty/lcrec-masked needs \$BASE_MODEL"):
+        record.with_values(ROWS["Beauty/lcrec-masked"], "/sets")
+    monkeypatch.setenv("BASE_MODEL", "/models/tiny")
+    words = record.with_values(ROWS["Beauty/lcrec-masked"], "/sets")
+    assert words[words.index("--base_model") + 1] == "/models/tiny"
+    assert words[words.index("--data_path") + 1] == "/sets"
+    with pytest.raises(ValueError, match="first run --rows Instruments/tiger-text Instruments/tiger-image"):
+        record.prepare(ROWS["Instruments/fused-masked"], "/sets")
+
+
+def test_an_index_that_is_absent_is_made_first(records, tmp_path, monkeypatch):
+    row = replace(ROWS["HMWeek/tiger-text-small"], before=('mkdir -p "$GREC_DATA" out', "echo {} > out/index.json"))
+    row = replace(row, index="out/index.json")
+    for _ in range(2):
+        record.prepare(row, str(tmp_path / "sets"))
+        assert (tmp_path / "sets").is_dir()
+        assert (tmp_path / "out" / "index.json").is_file()
+        row = replace(row, before=("false",))  # is there: not made again
+    with pytest.raises(ValueError, match="a step before it ended with status 1: false"):
+        record.prepare(replace(row, index="out/other.json"), str(tmp_path))
 
 
 def test_absent_data_is_skipped(monkeypatch, tmp_path, capsys):
@@ -142,7 +180,7 @@ def test_absent_data_is_skipped(monkeypatch, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--rows", "Beauty/bpr"], "no row is called 'Beauty/bpr'"),
-        (["--record", "Beauty/*", "r.json", "--seconds", "1"], "names 12 rows"),
+        (["--record", "Beauty/*", "r.json", "--seconds", "1"], "names 13 rows"),
         (["--record", COUNTS.name, "r.json"], "--record and --seconds belong together"),
         (["--table", "--machine", "mine"], "are of a run to --record"),
     ],
@@ -166,3 +204,30 @@ def test_the_table_compares_hits_of_the_row():
     assert "**HMWeek**" not in lines  # nothing published, nothing run
     waiting = [line for line in lines if "not run yet" in line]
     assert len(waiting) == sum(row.published is not None for row in ROWS.values()) - 1
+
+
+# ---- what is checked in ----------------------------------------------------------------------------------------------
+RECORDS = record.read_records()
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_are_of_their_rows(name):
+    row, kept = ROWS[name], RECORDS[name]
+    assert kept["command"] == row.command
+    assert kept["protocol"] == row.protocol.table()
+    assert (kept["dataset"], kept["model"], kept["num_samples"]) == (row.dataset, row.model, USERS[row.dataset])
+    for metric in kept["item"].values():
+        low, high = metric["interval"]
+        assert low <= metric["mean"] <= high
+
+
+def test_the_counting_baselines_are_recorded():
+    assert {row.name for row in ROWS.values() if row.is_quick} <= RECORDS.keys()
+
+
+def test_the_document_holds_the_table():
+    text = (record.ROOT / "docs" / "baselines_readme.md").read_text()
+    start, end = "<!-- python -m benchmarks.published --table -->\n", "\n<!-- end -->"
+    assert text.count(start) == 1
+    shown = text.partition(start)[2].partition(end)[0]
+    assert shown == table.markdown(RECORDS), "put in what python -m benchmarks.published --table prints"
