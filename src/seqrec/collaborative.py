@@ -1,10 +1,13 @@
 """Collaborative scores as sources of a fusion: each gives every item its share of all scores of a sample."""
 
+import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from src.baselines.config import BaselineConfig
 from src.baselines.core import DENSE_SCORES, history_entries, rank_dense, tie_order
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.fusion import Pool, distinct, look_up
@@ -17,18 +20,17 @@ if TYPE_CHECKING:
 Shares = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def transition_shares(catalogue: "Catalogue", config: EvaluateConfig) -> Shares:
-    """Co-transition counts of `src.baselines.cooccurrence`, over their sum."""
-    from src.baselines.config import BaselineConfig
-    from src.baselines.cooccurrence import build_scorer
-
-    score = build_scorer(catalogue, BaselineConfig(catalogue.name, config.results_file)).score_function
+def counted_shares(baseline: str, catalogue: "Catalogue", config: EvaluateConfig) -> Shares:
+    """Scores of a counting baseline over their sum."""
+    settings = BaselineConfig(catalogue.name, config.results_file, filter_history=config.filter_history)
+    score = importlib.import_module(f"src.baselines.{baseline}").build_scorer(catalogue, settings).score_function
 
     def shares(users: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        counts = score(users, positions).toarray().astype(np.float32)
+        scores = score(users, positions).toarray().astype(np.float32)
         if config.filter_history:
-            counts[history_entries(catalogue, users, positions)[:2]] = 0
-        return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+            scores[history_entries(catalogue, users, positions)[:2]] = 0
+        sums = scores.sum(1, keepdims=True)
+        return scores / np.where(sums > 0, sums, 1)
 
     return shares
 
@@ -53,7 +55,11 @@ def sasrec_shares(catalogue: "Catalogue", config: EvaluateConfig) -> Shares:
     return shares
 
 
-SOURCES = {"cooc": transition_shares, "sasrec": sasrec_shares}
+SOURCES = {  # of each name in `src.seqrec.config.FUSED`
+    "cooc": partial(counted_shares, "cooccurrence"),
+    "itemknn": partial(counted_shares, "itemknn"),
+    "sasrec": sasrec_shares,
+}
 
 
 def make_pool(

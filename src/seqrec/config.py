@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.common.cli import add_checkpoint_flags, add_dataset_flags, add_switch, name_list, new_parser
 
-FUSED = ("cooc", "sasrec")
+FUSED = ("cooc", "itemknn", "sasrec")
 ENSEMBLE_BY = ("mean", "best")
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 

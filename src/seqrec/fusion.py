@@ -16,7 +16,7 @@ from src.seqrec.metrics import PADDING, per_sample_metrics
 from src.seqrec.results import Ranked
 
 JUDGED_BY = "ndcg@10"
-STEPS = {1: 20, 2: 10}  # of a weight from 0 to 1, by the number of collaborative scores
+STEPS = {1: 20, 2: 10, 3: 10}  # of a weight from 0 to 1, by the number of collaborative scores
 
 
 class Pool(NamedTuple):

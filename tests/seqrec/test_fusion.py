@@ -130,7 +130,7 @@ def test_weights_cover_the_simplex():
     assert weight_grid(1)[0] == (0.0,)
     assert weight_grid(1)[-1] == (1.0,)
     assert len(weight_grid(1)) == 21
-    assert len(set(weight_grid(2))) == 66
+    assert (len(set(weight_grid(2))), len(set(weight_grid(3)))) == (66, 286)
     assert all(sum(row) <= 1 + 1e-9 for row in weight_grid(2))
 
 
@@ -145,15 +145,16 @@ def test_the_best_mix_is_chosen():
 
 # ---- whole evaluations -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("masked", [False, True])
-def test_all_weight_on_a_side_gives_the_lists_of_that_side(models, tmp_path, masked):
+@pytest.mark.parametrize(("name", "baseline"), [("cooc", "cooccurrence"), ("itemknn", "itemknn")])
+def test_all_weight_on_a_side_gives_the_lists_of_that_side(models, tmp_path, name, baseline, masked):
     alone = config_for(tmp_path, models["one"], filter_history=masked)
     evaluate(alone)
     model_lists = lists_of(alone.results_file)
-    baseline = BaselineConfig(
+    counted = BaselineConfig(
         NAME, tmp_path / "cooc.json", toy_path(), filter_history=masked, num_beams=10, metrics="hit@10"
     )
-    for weight, expected in (("0", model_lists), ("1", lists_of(run_baseline("cooccurrence", baseline)))):
-        fused = replace(alone, fuse=("cooc",), fuse_weight=weight, results_file=tmp_path / f"{weight}.json")
+    for weight, expected in (("0", model_lists), ("1", lists_of(run_baseline(baseline, counted)))):
+        fused = replace(alone, fuse=(name,), fuse_weight=weight, results_file=tmp_path / f"{weight}.json")
         evaluate(fused)
         np.testing.assert_array_equal(lists_of(fused.results_file), expected)
 
@@ -257,7 +258,7 @@ def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"fuse": ("als",)}, "--fuse als: choose from cooc, sasrec"),
+        ({"fuse": ("als",)}, "--fuse als: choose from cooc, itemknn, sasrec"),
         ({"fuse": ("cooc", "cooc")}, "each once"),
         ({"fuse": ("sasrec",)}, "belong together"),
         ({"fuse_results": Path("x.json")}, "belong together"),
