@@ -112,8 +112,8 @@ SMALL = shlex.split(  # for two cores; the number of epochs follows
 )
 INSTRUMENTS = {  # SID tables: what they are made from, index, epochs of a reduced TIGER
     "text": ("text, MQL4GRec", ".index_lemb.json", "14"),
-    "image": ("image, MQL4GRec", ".index_vitemb.json", "10"),
-    "both": ("text and image, GRec", ".index_qwen7B.json", "10"),
+    "image": ("image, MQL4GRec", ".index_vitemb.json", "8"),
+    "both": ("text and image, GRec", ".index_qwen7B.json", "8"),
 }
 LCREC_SMALL = shlex.split(
     "--layers 256 128 --rqvae_epochs 300 --rqvae_batch_size 256 --batch_size 16 --per_device_batch_size 16"
@@ -209,11 +209,9 @@ def instruments() -> list[Row]:
 
 
 def beauty() -> list[Row]:
-    wide = ("--hidden_size", "128", "--patience", "6")
     return [
         *quick_rows("Beauty"),
         *sasrec_rows("Beauty"),
-        baseline("Beauty/sasrec-128-masked", "SASRec, softmax, width 128", "sasrec", MASKED, *wide),
         baseline("Beauty/sasrec-bce-masked", "SASRec, one random negative", "sasrec", MASKED, "--loss", "bce"),
         lcrec_row("Beauty"),
         baseline("Beauty/tiger-letter", "TIGER, SIDs of LETTER", "tiger", SID_HITS, index=".index.json"),

@@ -22,7 +22,7 @@ class SASRecConfig(TrainedConfig):
     """The defaults were chosen on the validation split of Beauty (docs/baselines_readme.md)."""
 
     loss: str = "ce"
-    hidden_size: int = 64
+    hidden_size: int = 128
     num_layers: int = 2
     num_heads: int = 2
     dropout: float = 0.5

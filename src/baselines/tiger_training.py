@@ -12,7 +12,7 @@ from src.baselines.core import last_items
 from src.baselines.tiger import TigerConfig
 from src.baselines.tiger_model import Tiger, new_model, save_tiger
 from src.baselines.training import Training
-from src.common.artifacts import check_writable
+from src.common.artifacts import check_writable, write_json
 from src.common.cli import check_at_least
 from src.common.distributed import (
     barrier,
@@ -29,6 +29,7 @@ from src.common.seed import seed_everything
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import evaluate
 from src.seqrec.metrics import parse_metrics, per_sample_metrics, ranks_of
+from src.seqrec.results import read_results
 from src.tasks.catalogue import Catalogue, Split, load_catalogue
 
 MAX_GRADIENT_NORM = 1.0
@@ -129,13 +130,15 @@ def run_tiger(config: TigerConfig) -> Path:
     training.run()
     folder = training.checkpoint.parent
     if is_main():
-        found = {"best_epoch": training.best_epoch, f"valid_{JUDGED_BY}": training.best}
-        save_tiger(folder, training.tiger, {**plain(config), **found})
+        save_tiger(folder, training.tiger, {"best_epoch": training.best_epoch, f"valid_{JUDGED_BY}": training.best})
     barrier()
-    return evaluate(
+    results_file = evaluate(
         EvaluateConfig(
             config.dataset, config.index_file, folder, data_path=config.data_path, split=config.split,
             num_beams=config.num_beams, test_batch_size=config.test_batch_size, metrics=tuple(names),
             filter_history=config.filter_history, results_file=Path(config.results_file), device=config.device,
         )
     )  # fmt: skip
+    if is_main():
+        write_json(results_file, {**read_results(results_file), "config": plain(config)}, indent=2)
+    return results_file
