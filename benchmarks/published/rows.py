@@ -99,6 +99,8 @@ PUBLISHED = {
     "Instruments/tiger-text-small": TIGER_TEXT,
     "Instruments/fused-unmasked": BEST_ON_INSTRUMENTS,
     "Instruments/fused-small-unmasked": BEST_ON_INSTRUMENTS,
+    "Instruments/fused-all-unmasked": BEST_ON_INSTRUMENTS,
+    "Instruments/fused-all-small-unmasked": BEST_ON_INSTRUMENTS,
     "Beauty/sasrec-unmasked": Figures(0.0821, 0.0405, RECBOLE, ANY_LENGTH),
     "Beauty/sasrec-bce-masked": Figures(0.0605, 0.0318, TIGER_PAPER, UNSAID),
     "Beauty/tiger-letter": Figures(0.0672, 0.0364, LETTER_PAPER, SID_HITS),
@@ -159,11 +161,10 @@ def mixed_rows(size: str) -> list[Row]:
     model = {table: str(RESULTS / dataset / f"tiger-{table}{size}.model") for table in INSTRUMENTS}
     ensemble = ["--ensemble", *(f"{model[table]}={other}" for table, (_, other, _) in others)]
     trained = [f"{dataset}/tiger-{table}{size}" for table in INSTRUMENTS]
+    sasrec = f"{dataset}/sasrec-masked"
     everyone = " + ".join(["tiger"] * len(INSTRUMENTS))
     rows = []
     for protocol in (MASKED, UNMASKED):
-        sasrec = f"{dataset}/sasrec-{protocol.history}"
-        both = ["--fuse", "cooc,sasrec", "--fuse_results", f"{RESULTS / sasrec}.json"]
         plans = {  # of each row: title, models, flags, rows that it needs
             "tiger-text": ("TIGER, SIDs of text", "tiger", [], trained[:1]),
             "fused-text": ("TIGER, SIDs of text, co-transition", "tiger + cooc", ["--fuse", "cooc"], trained[:1]),
@@ -174,10 +175,10 @@ def mixed_rows(size: str) -> list[Row]:
                 [*ensemble, "--fuse", "cooc"],
                 trained,
             ),
-            "fused-both": (
-                "TIGERs of all SID tables, co-transition, SASRec",
-                f"{everyone} + cooc + sasrec",
-                [*ensemble, *both],
+            "fused-all": (
+                "TIGERs of all SID tables, co-transition, item-kNN, SASRec",
+                f"{everyone} + cooc + itemknn + sasrec",
+                [*ensemble, "--fuse", "cooc,itemknn,sasrec", "--fuse_results", f"{RESULTS / sasrec}.json"],
                 [*trained, sasrec],
             ),
         }
