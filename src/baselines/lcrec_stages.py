@@ -25,7 +25,7 @@ from src.common.artifacts import (
     write_json,
 )
 from src.common.cli import check_at_least
-from src.common.distributed import check_device_name, world_size
+from src.common.distributed import check_device_name, resolve_device, world_size
 from src.common.log import logger
 from src.common.record import plain
 from src.common.stages import Stages, hold_lock, run_process
@@ -49,7 +49,7 @@ def check(config: LcrecConfig) -> LcrecConfig:
         raise ValueError("LC-Rec starts its own processes: leave out torchrun, and say how many with --nproc")
     check_at_least(
         config, num_beams=1, nproc=1, e_dim=1, rqvae_epochs=1, rqvae_batch_size=1, batch_size=1,
-        per_device_batch_size=1, test_batch_size=1,
+        per_device_batch_size=1, test_batch_size=1, rqvae_weight_decay=0,
     )  # fmt: skip
     for name in ("rqvae_learning_rate", "learning_rate", "epochs"):
         if getattr(config, name) <= 0:
@@ -79,8 +79,17 @@ def check(config: LcrecConfig) -> LcrecConfig:
     if not len(catalogue.next_item_targets(config.split).users):
         raise ValueError(f"{config.dataset} has no {config.split} sample to rank: no user has 3 items or more")
     check_codebooks(config, catalogue)
+    check_gpus(config)
     check_writable(config.results_file)
     return config
+
+
+def check_gpus(config: LcrecConfig) -> None:
+    """Refuses more processes than there are GPUs, which fine-tuning would notice after hours of the RQ-VAE."""
+    import torch  # after all that needs no torch
+
+    if resolve_device(config.device).type == "cuda" and config.nproc > torch.cuda.device_count():
+        raise ValueError(f"--nproc {config.nproc}: there are {torch.cuda.device_count()} GPUs here. Lower it")
 
 
 def tasks_of(catalogue: Catalogue) -> tuple[str, ...]:

@@ -1,17 +1,12 @@
 """LC-Rec: its commands have the published settings, nothing is done twice, bad input is refused before they start."""
 
 import json
-import os
-import shlex
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data_process import qwen_embeddings, simple_embeddings
 from index import generate_indices
@@ -21,24 +16,25 @@ from src.baselines import lcrec_stages
 from src.baselines.lcrec import TASKS, USER_TASKS, LcrecConfig, build_lcrec_parser, config_from
 from src.baselines.lcrec_commands import finetune_config, rqvae_flags
 from src.baselines.lcrec_stages import check, run_lcrec
-from src.common.artifacts import load_sid_index, read_json, save_embeddings
+from src.common.artifacts import read_json, save_embeddings
 from src.families import model_type_of
 from src.finetune.config import build_parser as build_finetune_parser
 from src.seqrec.config import build_parser as build_evaluate_parser
-from src.seqrec.results import read_predictions, read_results
-from src.tasks.catalogue import load_catalogue
 from tests.toy import NAME, NUM_ITEMS, tiny_model, toy_copy
 
-ROOT = Path(__file__).resolve().parents[2]
+
+def toy_config(folder):
+    """Settings that take a minute on the toy dataset, which is copied to `folder`."""
+    return LcrecConfig(
+        NAME, folder / "results" / "lcrec.json", data_path=toy_copy(folder), base_model=str(tiny_model("qwen2")),
+        codebook_sizes=(8, 8, 8), layers=(64,), rqvae_epochs=60, rqvae_batch_size=16, batch_size=32,
+        learning_rate=3e-3, epochs=2.0, share_prefix=True, test_prompt_ids="0,1", num_beams=10, device="cpu",
+    )  # fmt: skip
 
 
 @pytest.fixture
 def config(tmp_path):
-    return LcrecConfig(
-        NAME, tmp_path / "results" / "lcrec.json", data_path=toy_copy(tmp_path), base_model=str(tiny_model("qwen2")),
-        codebook_sizes=(8, 8, 8), layers=(64,), rqvae_epochs=60, rqvae_batch_size=16, batch_size=32,
-        learning_rate=3e-3, epochs=2.0, share_prefix=True, test_prompt_ids="0,1", num_beams=10, device="cpu",
-    )  # fmt: skip
+    return toy_config(tmp_path)
 
 
 class Commands:
@@ -282,6 +278,7 @@ def test_what_other_settings_left_is_not_gone_on_with(config, commands):
         ({"test_prompt_ids": "0,99"}, "--test_prompt_ids 0,99"),
         ({"metrics": "hit@50"}, "raise --num_beams"),
         ({"epochs": 0.0}, "--epochs 0.0: it must be above 0"),
+        ({"rqvae_weight_decay": -1.0}, "--rqvae_weight_decay -1.0"),
         ({"bf16": True, "deepspeed": "config/ds_z2_fp16.json"}, "which has no bf16 section"),
         ({"deepspeed": "config/none.json"}, "config/none.json does not exist"),
         ({"dataset": "None"}, "there is no dataset folder"),
@@ -313,6 +310,15 @@ def test_it_starts_its_own_processes(config, monkeypatch):
         check(config)
 
 
+def test_more_processes_than_gpus_are_refused(config, monkeypatch):
+    with pytest.raises(ValueError, match="no usable GPU" if not torch.cuda.is_available() else "--nproc 64"):
+        check(replace(config, device="cuda", nproc=64, batch_size=512))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="--nproc 4: there are 2 GPUs here"):
+        check(replace(config, device="auto", nproc=4))
+
+
 def test_the_family_is_read_from_the_model(tmp_path):
     assert [model_type_of(tiny_model(name)) for name in ("qwen2", "llama", "qwen2_vl")] == [
         "qwen2",
@@ -321,78 +327,3 @@ def test_the_family_is_read_from_the_model(tmp_path):
     ]
     with pytest.raises(ValueError, match="give --model_type"):
         model_type_of(tmp_path)
-
-
-# ---- the whole way ---------------------------------------------------------------------------------------------------
-def words_of(config):
-    """The command line of these settings."""
-    words = [sys.executable, "-m", "src.baselines.lcrec"]
-    for action in build_lcrec_parser(None)._actions:
-        value = getattr(config, action.dest, None)
-        if value not in (None, ()):
-            many = action.nargs == "+"
-            parts = map(str, value) if many else [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-            words += [action.option_strings[-1], *parts]
-    return words
-
-
-def run(words):
-    return subprocess.run(words, cwd=ROOT, env=quiet(), capture_output=True, text=True, timeout=280)
-
-
-def quiet():
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-
-
-@pytest.mark.slow
-def test_the_whole_way_and_again(config):
-    config = replace(config, nproc=2, epochs=1.0, batch_size=16, filter_history=True)
-    done = run(words_of(config))
-    assert done.returncode == 0, done.stderr[-3000:]
-    for number in range(1, 6):
-        assert f"[{number}/5]" in done.stdout
-    results = read_results(config.results_file)
-    assert (results["model"], results["dataset"], results["num_samples"]) == ("lcrec", NAME, 48)
-    assert (results["test_prompt_ids"], results["filter_history"], results["split"]) == ([0, 1], True, "test")
-    assert results["settings"]["tasks"] == [*TASKS, *USER_TASKS]
-    assert len(read_predictions(config.results_file.with_suffix(".predictions.parquet"))) == 2
-    work = config.results_file.with_suffix(".model")
-    index = load_sid_index(work / f"{NAME}.index_lcrec.json", load_catalogue(config.data_path, NAME).item_ids)
-    assert len(np.unique(index.codes, axis=0)) == NUM_ITEMS
-
-    again = run(words_of(replace(config, test_prompt_ids="1")))
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert again.stdout.count("done before") == 4
-    command = next(line for line in again.stdout.splitlines() if "src.seqrec.metric_ddp" in line)
-    pasted = shlex.split(command)
-    pasted[pasted.index("--results_file") + 1] = str(config.results_file.with_name("pasted.json"))
-    assert run(pasted).returncode == 0
-    mine, theirs = (read_results(config.results_file.with_name(name)) for name in ("lcrec.json", "pasted.json"))
-    assert mine["mean_results"] == theirs["mean_results"] == results["all_prompt_results"][1]
-
-
-@pytest.mark.slow
-def test_a_kill_takes_the_commands_with_it_and_the_next_start_goes_on(config):
-    config = replace(config, tasks=("seqrec",), epochs=8.0, test_prompt_ids="0")
-    work = config.results_file.with_suffix(".model")
-    process = subprocess.Popen(words_of(config), cwd=ROOT, env=quiet(), stdout=subprocess.PIPE, text=True)
-    try:
-        until = time.monotonic() + 240
-        while time.monotonic() < until and not any((work / "finetuned").glob("checkpoint-*/trainer_state.json")):
-            assert process.poll() is None
-            time.sleep(0.1)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    log = work / "finetuned" / "trainer_log.jsonl"
-    time.sleep(3)
-    size = log.stat().st_size
-    time.sleep(2)
-    assert log.stat().st_size == size  # nobody trains on
-    again = run(words_of(config))
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert again.stdout.count("done before") == 3
-    assert "resuming from" in again.stdout
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    evaluated = [row["epoch"] for row in rows if "eval_loss" in row]
-    assert evaluated == [float(epoch) for epoch in range(1, 9)]
