@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from index.checkpoints import (
     LAST,
@@ -31,7 +29,7 @@ from index.rows import append_rows, flat, read_rows
 from index.rqvae import LOSS_NAMES, RQVAE
 from src.common.artifacts import file_hash, write_json, write_text
 from src.common.distributed import gather, init_process_group, is_main, rank, resolve_device, world_size
-from src.common.log import logger
+from src.common.log import logger, progress
 from src.common.record import plain, run_record
 from src.common.seed import seed_everything
 
@@ -159,14 +157,7 @@ class Trainer:
         if self.epoch == 0:
             self.fit_normalizer()
         last_reading = last_plot = time.monotonic()
-        bar = tqdm(
-            total=config.epochs,
-            initial=self.epoch,
-            desc=config.quantizer,
-            unit="epoch",
-            mininterval=bar_interval(),
-            disable=not is_main(),
-        )
+        bar = progress(total=config.epochs, initial=self.epoch, desc=config.quantizer, unit="epoch")
         while self.epoch < config.epochs:
             self.epoch += 1
             self.model.quantizes = self.epoch > config.pretrain_epochs
@@ -506,8 +497,3 @@ def start_wandb(config: TrainConfig) -> Any:
     import wandb
 
     return wandb.init(project=config.wandb_project, name=config.wandb_name, config=plain(config))
-
-
-def bar_interval() -> float:
-    """Seconds between two states of the progress bar: few lines in a log file, a live bar on a terminal."""
-    return 0.2 if sys.stderr.isatty() else 30.0

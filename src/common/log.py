@@ -2,10 +2,17 @@
 
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from src.common.distributed import is_main
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+TERMINAL_SECONDS, FILE_SECONDS = 0.2, 30.0  # between two looks of a progress bar
+T = TypeVar("T")
 logger = logging.getLogger("grec")
 
 
@@ -29,6 +36,19 @@ def setup_logging(log_file: str | Path | None = None, to_stderr: bool = False) -
         handler.setFormatter(line)
         logger.addHandler(handler)
     return logger
+
+
+def progress(work: Iterable[T] | None = None, **options) -> "tqdm[T]":
+    """A progress bar with the time left, on rank 0; where nobody looks on, such as in a log file, a line now and then.
+
+    Args:
+        work: what to go through; else call `update` on what comes back.
+        options: those of tqdm, such as desc, unit, total.
+    """
+    from tqdm import tqdm
+
+    interval = TERMINAL_SECONDS if sys.stderr.isatty() else FILE_SECONDS
+    return tqdm(work, mininterval=interval, disable=not is_main(), **options)
 
 
 def duration(seconds: float) -> str:

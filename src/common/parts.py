@@ -12,6 +12,7 @@ import numpy as np
 
 from src.common.artifacts import atomic_path, file_hash, read_json, write_json
 from src.common.distributed import barrier, is_main, shard
+from src.common.log import progress
 from src.common.record import plain
 
 SAVE_SECONDS = 60  # how much work a killed run may lose
@@ -78,13 +79,11 @@ class Parts:
         what: str = "decoding",
     ) -> int:
         """Does this rank's share of the batches that are not on disk yet; gives the number of samples."""
-        from tqdm import tqdm
-
         finished = {int(i) for numbers, _ in self.read(prompt_id) for i in numbers}
         barrier()  # every rank has read what is done before any writes more
         mine = shard([batch for batch in batches if int(batch[0]) not in finished])
         numbers, arrays, asked, saved = [], [], 0, time.time()
-        for batch in tqdm(mine, desc=what, unit="batch", disable=not is_main()):
+        for batch in progress(mine, desc=what, unit="batch"):
             arrays.append(answer(batch))
             numbers.append(batch)
             asked += len(batch)

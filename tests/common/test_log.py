@@ -1,6 +1,6 @@
 """Messages for people."""
 
-from src.common.log import duration, logger, setup_logging
+from src.common.log import duration, logger, progress, setup_logging
 
 
 def test_durations_read_well():
@@ -15,3 +15,9 @@ def test_messages_keep_out_of_what_a_program_reads(capsys):
         shown = capsys.readouterr()
         assert "working" in (shown.err if to_stderr else shown.out)
         assert "working" not in (shown.out if to_stderr else shown.err)
+
+
+def test_a_progress_bar_in_a_file_is_a_line_now_and_then(capsys):
+    """Under nohup it used to write ten states a second."""
+    assert list(progress(range(1000), desc="decoding")) == list(range(1000))
+    assert len(capsys.readouterr().err.split("\r")) < 5
