@@ -297,32 +297,68 @@ def load_splits(paths: DatasetPaths) -> dict[str, list[int]] | None:
 def find_images(
     paths: DatasetPaths, items: Mapping[int, Mapping[str, Any]], image_path: str = "images"
 ) -> dict[int, Path]:
-    """The image file of each item that has one.
+    """The image file of each item that has one; see `image_places`."""
+    return {item: place for item, place in image_places(paths, items, image_path).items() if place.is_file()}
+
+
+def image_places(
+    paths: DatasetPaths, items: Mapping[int, Mapping[str, Any]], image_path: str = "images"
+) -> dict[int, Path]:
+    """Where the image of each item lies, or would lie.
 
     The path that an item gives in `image` (relative to the dataset's folder) wins, unless `image_path` is not the
     default `images`: then another set of pictures is wanted, and a file of the same name there is taken. Otherwise it
-    is `<image_path>/<original item id>.jpg`, through `<DS>.item2id`.
+    is `<image_path>/<original item id>.jpg`, through `<DS>.item2id`. An `image` that is a web address says where the
+    picture comes from, and counts as none.
     """
     folder = paths.folder / image_path
     original = {}
     if paths.file("item2id").is_file():
         original = {number: name for name, number in load_id_map(paths.file("item2id")).items()}
-    found: dict[int, Path] = {}
+    places: dict[int, Path] = {}
     for item_id, fields in items.items():
-        given = fields.get("image")
-        if given and image_path == "images":
-            candidate = paths.folder / str(given)
-        elif given:
-            candidate = folder / Path(str(given)).name
-        else:
-            candidate = folder / f"{original.get(item_id, item_id)}.jpg"
-        if given and (Path(str(given)).is_absolute() or ".." in Path(str(given)).parts):
+        given = str(fields.get("image") or "")
+        if given.startswith(("http://", "https://")):
+            given = ""
+        if given and (Path(given).is_absolute() or ".." in Path(given).parts):
             raise ValueError(
                 f"{paths.file('item.json')}: the image {given!r} of item {item_id} leaves the dataset's folder"
             )
-        if candidate.is_file():
-            found[item_id] = candidate
-    return found
+        if given and image_path == "images":
+            places[item_id] = paths.folder / given
+        elif given:
+            places[item_id] = folder / Path(given).name
+        else:
+            places[item_id] = folder / f"{original.get(item_id, item_id)}.jpg"
+    return places
+
+
+def load_image_urls(path: str | Path) -> dict[str, list[str]]:
+    """`<DS>.image_urls.json`: where the picture of each item may be fetched, best first.
+
+    A `.tsv` is read as well: `item<TAB>address` a line, no header, an item on several lines where it has several.
+    """
+    path = Path(path)
+    remedy = 'It holds {item: ["https://...", ...]}: make it, or name another with --urls or a field with --url_field'
+    if path.suffix != ".tsv":
+        table = read_json(path, remedy)
+        if not isinstance(table, dict):
+            raise ValueError(f"{path} must be a table {{item: [address, ...]}}")
+        for item, urls in table.items():
+            if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+                raise ValueError(f"{path}: item {item} must have a list of addresses, has {urls!r:.80}")
+        return table
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. It holds a line item<TAB>address for each picture")
+    table = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        item, tab, url = line.partition("\t")
+        if not tab or not item.strip() or not url.strip():
+            raise ValueError(f"{path}:{number}: a line is `item<TAB>address`, this one is {line!r:.80}")
+        table.setdefault(item.strip(), []).append(url.strip())
+    return table
 
 
 # ---- embeddings ------------------------------------------------------------------------------------------------------
