@@ -64,6 +64,16 @@ def check_writable(path: str | Path) -> None:
         raise ValueError(f"{path} cannot be written ({error}): give a place that can") from error
 
 
+def check_is_ours(path: Path, journal: Path) -> None:
+    """Refuses to replace a file that was made elsewhere: one of ours has its journal beside it.
+
+    Raises:
+        ValueError: `path` exists and `journal` does not.
+    """
+    if path.exists() and not journal.exists():
+        raise ValueError(f"{path} exists, and {journal} does not: it was made elsewhere. Move it away to make another")
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
