@@ -1,13 +1,16 @@
 """A small HTTP server on the loopback interface that stalls, cuts off, resets and lies as servers do, when asked to.
 
 It serves pictures whose pixels say which they are; tests give it other answers. Nothing here leaves this machine.
+    python -m benchmarks.misbehaving_server --latency 0.05    prints its address, and runs until its input ends
 """
 
+import argparse
 import asyncio
 import io
 import json
 import socket
 import struct
+import sys
 import threading
 import zlib
 from collections import Counter
@@ -210,3 +213,17 @@ class Pictures:
             case "bomb":
                 return Reply(body=bomb(), headers={"Content-Type": "image/png"})
         return Reply(400)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--private", default="", help="address that /private/... redirects to")
+    args = parser.parse_args()
+    with LocalServer(Pictures(args.latency, args.private)).running() as address:
+        print(address, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

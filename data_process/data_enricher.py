@@ -25,7 +25,8 @@ from src.common.cli import new_parser
 
 def enrich(config: ModelConfig) -> int:
     """Asks for every item that has no answer yet, writes the file, and gives the number of items that lack one."""
-    from data_process.llm_client import Question, ask_all
+    from data_process.llm_client import Question
+    from data_process.llm_jobs import ask_all
     from data_process.llm_questions import Enriched, item_text, load_prompts
     from src.common.log import logger
 

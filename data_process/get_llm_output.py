@@ -103,7 +103,7 @@ def question_of(case: Case, catalogue: "Catalogue", prompts: dict, config: UserT
 
 def make_user_texts(config: UserTextConfig) -> int:
     """Asks what has no answer yet, writes the file, and gives the number of questions that lack one."""
-    from data_process.llm_client import ask_all
+    from data_process.llm_jobs import ask_all
     from data_process.llm_questions import load_prompts
     from src.common.log import logger
     from src.tasks.catalogue import load_catalogue

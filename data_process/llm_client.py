@@ -1,8 +1,7 @@
-"""Many questions to a language model behind an OpenAI-compatible endpoint, within a budget, resumable.
+"""Asks a language model behind an OpenAI-compatible endpoint, many questions at once, within a budget.
 
 The endpoint is OPENAI_BASE_URL, the key OPENAI_API_KEY: both come from the environment only, and the key is written
-nowhere. Every question that ends, well or not, has a line in a journal with its tokens and what they cost; answers are
-never asked for twice, failures are asked again by the next run.
+nowhere.
 """
 
 import asyncio
@@ -11,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,14 +66,6 @@ class Usage(NamedTuple):
         return (self.input_tokens * config.input_price + self.output_tokens * config.output_price) / 1e6
 
 
-class Outcome(NamedTuple):
-    """Lines of the journal, by key: the answers there are, and the failures of questions that have none."""
-
-    answers: dict[str, dict[str, Any]]
-    failures: dict[str, dict[str, Any]]
-    num_unasked: int
-
-
 def estimate(question: Question, config: ModelConfig) -> Usage:
     """Tokens that a question takes at most, about."""
     text = question.system + question.text + json.dumps(question.schema.model_json_schema())
@@ -86,74 +76,8 @@ def estimate(question: Question, config: ModelConfig) -> Usage:
     return Usage(tokens, config.max_tokens)
 
 
-# ---- all of them -----------------------------------------------------------------------------------------------------
-def ask_all(questions: Sequence[Question], config: ModelConfig, journal_path: Path) -> Outcome:
-    """Asks what has no answer yet, and gives what is known of all questions.
-
-    Raises:
-        ValueError: the environment lacks the key; the endpoint refuses the key, the model or the form of the request;
-            STOP_AFTER questions in a row fail.
-    """
-    prints = {question.key: question.fingerprint(config.model) for question in questions}
-    if config.dry_run:
-        rows = {}
-        if journal_path.is_file():
-            with Journal(journal_path, "key") as journal:
-                rows = journal.rows
-        _report_estimate(_pending(questions, config, prints, rows), config)
-        return _outcome(prints, rows)
-    with Journal(journal_path, "key") as journal:
-        pending = _pending(questions, config, prints, journal.rows)
-        logger.info(f"{len(questions):,} questions, of which {len(pending):,} are to be asked now")
-        if pending:
-            asyncio.run(Asker(config, journal, prints).run(pending))
-        outcome = _outcome(prints, journal.rows)
-        _report(outcome, list(journal.rows.values()), journal_path)
-    return outcome
-
-
-def _outcome(prints: dict[str, str], rows: dict[str, dict[str, Any]]) -> Outcome:
-    current = {key: row for key in prints if (row := rows.get(key)) and row["fingerprint"] == prints[key]}
-    answers = {key: row for key, row in current.items() if row["status"] == "ok"}
-    failures = {key: row for key, row in current.items() if row["status"] == "failed"}
-    return Outcome(answers, failures, len(prints) - len(current))
-
-
-def _pending(
-    questions: Sequence[Question], config: ModelConfig, prints: dict[str, str], rows: dict[str, dict[str, Any]]
-) -> list[Question]:
-    """Questions without an answer, in an order of chance that is always the same: the first of them are a sample."""
-    answers = _outcome(prints, rows).answers
-    pending = [question for question in questions if question.key not in answers]
-    pending.sort(key=lambda question: hashlib.sha256(question.key.encode()).digest())
-    return pending[: config.limit or None]
-
-
-def _report_estimate(questions: Sequence[Question], config: ModelConfig) -> None:
-    tokens = Usage()
-    for question in questions:
-        tokens = tokens.plus(estimate(question, config))
-    logger.info(
-        f"dry run: {len(questions):,} questions, about {tokens.input_tokens:,} input tokens, at most"
-        f" {tokens.output_tokens:,} output tokens{_price(tokens.cost(config), config, 'at most about ')}"
-    )
-
-
-def _price(cost: float, config: ModelConfig, prefix: str = "") -> str:
-    return f", {prefix}{cost:,.4f} in the currency of the prices" if config.input_price or config.output_price else ""
-
-
-def _report(outcome: Outcome, rows: list[dict[str, Any]], path: Path) -> None:
-    lines = [f"{len(outcome.answers):>10,}  answered"]
-    for cause, count in Counter(row["cause"] for row in outcome.failures.values()).most_common():
-        key, row = next((key, row) for key, row in outcome.failures.items() if row["cause"] == cause)
-        lines.append(f"{count:>10,}  {cause:<16}{key}: {row['reason']:.160}")
-    if outcome.num_unasked:
-        lines.append(f"{outcome.num_unasked:>10,}  not asked yet")
-    total = {name: sum(row[name] for row in rows) for name in ("input_tokens", "output_tokens", "cost")}
-    tokens = f"{total['input_tokens']:,} input and {total['output_tokens']:,} output tokens"
-    lines.append(f"{tokens} in all runs, cost {total['cost']:,.4f}")
-    logger.info("\n".join([f"{path}:", *lines]))
+def price(cost: float, config: ModelConfig, prefix: str = "") -> str:
+    return f", {prefix}{cost:,.4f} in the currency of the prices" if config.inputprice or config.outputprice else ""
 
 
 # ---- one after another -----------------------------------------------------------------------------------------------
@@ -193,7 +117,7 @@ class Asker:
                 self.failed_in_a_row = self.failed_in_a_row + 1 if is_failed else 0
                 if self.failed_in_a_row >= STOP_AFTER:
                     raise ValueError(f"{STOP_AFTER} questions in a row failed, the last by: {row['reason']}")
-                progress.step(f"{self.num_failed:,} failed{_price(self.spent, config)}")
+                progress.step(f"{self.num_failed:,} failed{price(self.spent, config)}")
 
         with ThreadPoolExecutor(os.cpu_count()) as self.pool:
             async with openai.AsyncOpenAI(api_key=self.key, max_retries=0, timeout=config.timeout) as self.client:

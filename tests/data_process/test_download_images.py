@@ -23,18 +23,9 @@ from data_process.host_queue import HostQueue
 from data_process.journal import Journal
 from data_process.patience import Failure, seconds_to_wait
 from src.common.artifacts import DatasetPaths, find_images, load_items
-from src.common.log import logger
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"first_wait": 0.01, "timeout": 2, "attempts": 2, "allow_host": ["127.0.0.1"], "max_bytes": 1_000_000}
-
-
-@pytest.fixture(autouse=True)
-def _log():
-    """The next test gets the logger as it was."""
-    yield
-    logger.handlers.clear()
-    logger.propagate = True
 
 
 def write_dataset(folder: Path, urls: dict[int, list[str]] | None, **fields) -> Path:

@@ -1,6 +1,5 @@
 """Enriched items and texts about users from a language model that misbehaves: asked again, refused, paid, resumed."""
 
-import asyncio
 import base64
 import io
 import json
@@ -10,109 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks.misbehaving_server import LocalServer, Reply
-from data_process import data_enricher, get_llm_output
-from data_process.get_llm_output import UserTextConfig, cases, make_user_texts, question_of
-from data_process.llm_config import ModelConfig
-from data_process.llm_questions import load_prompts, names_item
-from src.common.artifacts import DatasetPaths, load_enriched_items, load_user_texts
-from src.common.log import logger
-from src.tasks.catalogue import load_catalogue
-from src.tasks.task import load_task
-from src.tasks.texts import add_texts
-from tests.toy import NAME, NUM_ITEMS, NUM_USERS, WITHOUT_PICTURE, item_fields, sequence, toy_copy
+from benchmarks.misbehaving_server import Reply
+from data_process import data_enricher
+from data_process.get_llm_output import UserTextConfig, make_user_texts
+from src.common.artifacts import DatasetPaths, load_enriched_items
+from tests.data_process.llm_endpoint import GOOD, KEY, Model, completion, config, error, journal, prompt_of
+from tests.toy import NAME, NUM_ITEMS, WITHOUT_PICTURE, item_fields, toy_copy
 
 ROOT = Path(__file__).resolve().parents[2]
-KEY = "sk-secret-0123456789"
-GOOD = {"enhanced_title": " A  good\ntitle ", "tags": ["a", "a", " "], "highlights": ["b"], "characteristics": []}
-USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-
-
-def completion(answer, finish: str = "stop", usage=USAGE, **message) -> Reply:
-    content = answer if isinstance(answer, str) else json.dumps(answer)
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
-    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-    return Reply(body=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
-
-
-def error(status: int, message: str, code: str | None = None, **headers) -> Reply:
-    body = json.dumps({"error": {"message": message, "type": "x", "param": None, "code": code}}).encode()
-    return Reply(status, body, {"Content-Type": "application/json", **headers})
-
-
-class Model:
-    """Answers by the number of the item in the prompt; keeps what it was asked."""
-
-    def __init__(self, answers=lambda item, count: completion(GOOD), latency: float = 0.0):
-        self.answers, self.latency = answers, latency
-        self.asked: Counter = Counter()
-        self.requests: list[dict] = []
-        self.headers: dict[str, str] = {}
-
-    async def __call__(self, request) -> Reply:
-        self.headers = request.headers
-        asked = json.loads(request.body)
-        self.requests.append(asked)
-        found = re.search(r"Title: \w+ \w+ number (\d+)", prompt_of(asked))
-        item = int(found[1]) if found else -1
-        self.asked[item] += 1
-        await asyncio.sleep(self.latency)
-        return self.answers(item, self.asked[item])
-
-
-def prompt_of(request: dict) -> str:
-    return next(part["text"] for part in request["messages"][1]["content"] if part["type"] == "text")
-
-
-@pytest.fixture(autouse=True)
-def _log(caplog):
-    """Messages can be looked at, and the next test gets the logger as it was."""
-    caplog.set_level("INFO", logger.name)
-    yield
-    logger.handlers.clear()
-    logger.propagate = True
-
-
-@pytest.fixture
-def data(tmp_path):
-    """The toy dataset, without what is to be made."""
-    data = toy_copy(tmp_path)
-    for suffix in ("item_enriched_v2.json", "user.json"):
-        (data / NAME / f"{NAME}.{suffix}").unlink()
-    return data
-
-
-@pytest.fixture
-def endpoint(monkeypatch):
-    """Starts a server with the given answers, and points the environment to it."""
-    stack = []
-
-    def start(model: Model) -> Model:
-        running = LocalServer(model).running()
-        monkeypatch.setenv("OPENAI_BASE_URL", running.__enter__() + "/v1")
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        stack.append(running)
-        return model
-
-    yield start
-    for running in stack:
-        running.__exit__(None, None, None)
-
-
-def config(data: Path, kind=ModelConfig, **settings):
-    quick = {"first_wait": 0.01, "timeout": 3, "attempts": 2, "model": "m", "dataset": NAME, "data_path": data}
-    return kind(**{**quick, **settings})
-
-
-def journal(data: Path, name: str = "enrich") -> dict[str, dict]:
-    text = (data / NAME / f"{NAME}.{name}.jsonl").read_text()
-    return {row["key"]: row for row in map(json.loads, text.splitlines())}
 
 
 # ---- items -----------------------------------------------------------------------------------------------------------
@@ -327,115 +236,3 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(data, endpoint):
     assert subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ).returncode == 0
     assert model.asked.total() <= NUM_ITEMS + 2  # what was under way
     assert len(load_enriched_items(DatasetPaths(data, NAME))) == NUM_ITEMS
-
-
-# ---- users -----------------------------------------------------------------------------------------------------------
-def user_answers(item: int, count: int) -> Reply:
-    return completion({"querys": ["something nice", "  ", f"the {item_fields(item)['title']}, please"]})
-
-
-class UserModel(Model):
-    async def __call__(self, request) -> Reply:
-        asked = json.loads(request.body)
-        if asked["response_format"]["json_schema"]["name"] == "Preferences":
-            self.requests.append(asked)
-            return completion({"preferences": ["Likes colours.", "Likes colours.", "Buys often."]})
-        return await super().__call__(request)
-
-
-def test_texts_about_users_serve_both_tasks(data, endpoint):
-    endpoint(UserModel(user_answers))
-    assert make_user_texts(config(data, UserTextConfig)) == 0
-    found = load_user_texts(DatasetPaths(data, NAME))
-    assert found.preferences == {f"u{user}": ["Likes colours.", "Buys often."] for user in range(NUM_USERS)}
-    long = [user for user in range(NUM_USERS) if len(sequence(user)) > 2]
-    assert found.searches["test"].keys() == {f"u{user}" for user in long}
-    for user in range(NUM_USERS):
-        items = sequence(user)
-        train = items if len(items) < 3 else items[:-2]
-        assert found.searches["train"][f"u{user}"] == (train[-1], train[:-1], ["something nice"])
-        if user in long:
-            assert found.searches["test"][f"u{user}"] == (items[-1], items[:-1], ["something nice"])
-    catalogue = load_catalogue(data, NAME)
-    catalogue = add_texts(catalogue, [load_task("itemsearch"), load_task("preferenceobtain")])
-    queries = catalogue.user_texts["query"]
-    assert len(queries.rows("train")) + len(queries.rows("valid")) == NUM_USERS  # none is left out as a leak
-    assert len(queries.rows("test")) == len(long)
-    assert len(catalogue.user_texts["preference"].texts) == 2 * NUM_USERS
-
-
-def test_no_question_for_training_tells_of_later_items(data):
-    """Neither a preference nor a training search may know what validates or tests, by word or by picture."""
-    catalogue, prompts = load_catalogue(data, NAME, image_path="images"), load_prompts("en")
-    settings = config(data, UserTextConfig, image=True)
-    num_checked = 0
-    for case in cases(catalogue, ("preference", "train", "test")):
-        items = sequence(int(case.user.removeprefix("u")))
-        train = items if len(items) < 3 else items[:-2]
-        question = question_of(case, catalogue, prompts, settings)
-        told = {int(number) for number in re.findall(r"number (\d+)", question.text)}
-        if case.part == "test":
-            assert told == set(items)  # this one may
-            continue
-        assert told == set(train)
-        assert question.image in {None, *(catalogue.image_files.get(item) for item in train)}
-        num_checked += len(train) < len(items)
-    assert num_checked > 50
-
-
-def test_users_with_a_split_file(data):
-    """A split by time: several items test, and the first of them is asked for; or none does."""
-    splits = {f"u{user}": [len(sequence(user)), 0] for user in range(NUM_USERS)} | {"u9": [4, 2], "u10": [0, 3]}
-    (data / NAME / f"{NAME}.split.json").write_text(json.dumps(splits))
-    asked = {case.key: case for case in cases(load_catalogue(data, NAME), get_llm_output.PARTS)}
-    assert {key for key in asked if key.startswith("test/")} == {"test/u9", "test/u10"}
-    assert asked["test/u9"][2:] == (sequence(9)[:6], sequence(9)[6])
-    assert asked["train/u9"][2:] == (sequence(9)[:3], sequence(9)[3])
-    assert "train/u10" not in asked
-    assert "preference/u10" not in asked
-
-
-def test_searches_that_only_quote_the_title_are_asked_again(data, endpoint):
-    quote = lambda item, count: completion({"querys": [f"get me the {item_fields(item)['title'].upper()}!"]})  # noqa: E731
-    endpoint(UserModel(quote))
-    missing = make_user_texts(config(data, UserTextConfig, parts=("train",), limit=3))
-    assert missing == NUM_USERS
-    rows = journal(data, "user_texts")
-    assert all(row["reason"].startswith("every search quotes the title") for row in rows.values())
-    assert not (data / NAME / f"{NAME}.user.json").exists()
-
-
-def test_titles_in_searches():
-    assert names_item("I want the Vivaldi-Dress now", "Vivaldi dress")
-    assert names_item("我想要一个红色陶瓷马克杯", "红色陶瓷马克杯")
-    assert not names_item("a dress for the summer", "Dress")
-    assert not names_item("a long dress", "Vivaldi dress")
-
-
-def test_prompts_of_both_languages_ask_for_the_same():
-    tables = [json.loads((ROOT / "data_process" / "prompts" / f"{name}.json").read_text()) for name in ("en", "zh")]
-    slots = [
-        {key: sorted(re.findall(r"\{\w*\}", json.dumps(value))) for key, value in table.items()} for table in tables
-    ]
-    assert slots[0] == slots[1]
-    assert re.search("[一-鿿]", tables[1]["enrich"]["text"])
-
-
-def test_chinese_prompts(data, endpoint):
-    model = endpoint(Model(lambda item, count: completion(GOOD)))
-    data_enricher.enrich(config(data, prompt_lang="zh", limit=1))
-    assert "标题：" in prompt_of(model.requests[0])
-
-
-@pytest.mark.parametrize(
-    ("settings", "fault"),
-    [
-        ({"parts": ("likes",)}, "--parts likes: choose of preference,train,test"),
-        ({"num_texts": 0}, "--num_texts 0: it must be at least 1"),
-        ({"timeout": 0}, "--timeout 0: it must be over 0"),
-        ({"input_price": -1}, "--input_price -1: it must be at least 0"),
-    ],
-)
-def test_faults(tmp_path, settings, fault):
-    with pytest.raises(ValueError, match=fault):
-        config(tmp_path, UserTextConfig, **settings)

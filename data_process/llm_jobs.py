@@ -1,0 +1,90 @@
+"""A job of many questions to a language model that can be killed and gone on with.
+
+Every question that ends, well or not, has a line in a journal with its tokens and what they cost. Answers are never
+asked for twice; failures are asked again by the next run.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_process.journal import Journal
+from data_process.llm_client import Asker, Question, Usage, estimate, price
+from data_process.llm_config import ModelConfig
+from src.common.log import logger
+
+
+class Outcome(NamedTuple):
+    """Lines of the journal, by key: the answers there are, and the failures of questions that have none."""
+
+    answers: dict[str, dict[str, Any]]
+    failures: dict[str, dict[str, Any]]
+    num_unasked: int
+
+
+def ask_all(questions: Sequence[Question], config: ModelConfig, journal_path: Path) -> Outcome:
+    """Asks what has no answer yet, and gives what is known of all questions.
+
+    Raises:
+        ValueError: the environment lacks the key; the endpoint refuses the key, the model or the form of the request;
+            STOP_AFTER questions in a row fail.
+    """
+    prints = {question.key: question.fingerprint(config.model) for question in questions}
+    if config.dry_run:
+        rows = {}
+        if journal_path.is_file():
+            with Journal(journal_path, "key") as journal:
+                rows = journal.rows
+        _report_estimate(_pending(questions, config, prints, rows), config)
+        return _outcome(prints, rows)
+    with Journal(journal_path, "key") as journal:
+        pending = _pending(questions, config, prints, journal.rows)
+        logger.info(f"{len(questions):,} questions, of which {len(pending):,} are to be asked now")
+        if pending:
+            asyncio.run(Asker(config, journal, prints).run(pending))
+        outcome = _outcome(prints, journal.rows)
+        _report(outcome, list(journal.rows.values()), journal_path)
+    return outcome
+
+
+def _outcome(prints: dict[str, str], rows: dict[str, dict[str, Any]]) -> Outcome:
+    current = {key: row for key in prints if (row := rows.get(key)) and row["fingerprint"] == prints[key]}
+    answers = {key: row for key, row in current.items() if row["status"] == "ok"}
+    failures = {key: row for key, row in current.items() if row["status"] == "failed"}
+    return Outcome(answers, failures, len(prints) - len(current))
+
+
+def _pending(
+    questions: Sequence[Question], config: ModelConfig, prints: dict[str, str], rows: dict[str, dict[str, Any]]
+) -> list[Question]:
+    """Questions without an answer, in an order of chance that is always the same: the first of them are a sample."""
+    answers = _outcome(prints, rows).answers
+    pending = [question for question in questions if question.key not in answers]
+    pending.sort(key=lambda question: hashlib.sha256(question.key.encode()).digest())
+    return pending[: config.limit or None]
+
+
+def _report_estimate(questions: Sequence[Question], config: ModelConfig) -> None:
+    tokens = Usage()
+    for question in questions:
+        tokens = tokens.plus(estimate(question, config))
+    logger.info(
+        f"dry run: {len(questions):,} questions, about {tokens.input_tokens:,} input tokens, at most"
+        f" {tokens.output_tokens:,} output tokens{price(tokens.cost(config), config, 'at most about ')}"
+    )
+
+
+def _report(outcome: Outcome, rows: list[dict[str, Any]], path: Path) -> None:
+    lines = [f"{len(outcome.answers):>10,}  answered"]
+    for cause, count in Counter(row["cause"] for row in outcome.failures.values()).most_common():
+        key, row = next((key, row) for key, row in outcome.failures.items() if row["cause"] == cause)
+        lines.append(f"{count:>10,}  {cause:<16}{key}: {row['reason']:.160}")
+    if outcome.num_unasked:
+        lines.append(f"{outcome.num_unasked:>10,}  not asked yet")
+    total = {name: sum(row[name] for row in rows) for name in ("input_tokens", "output_tokens", "cost")}
+    tokens = f"{total['input_tokens']:,} input and {total['output_tokens']:,} output tokens"
+    lines.append(f"{tokens} in all runs, cost {total['cost']:,.4f}")
+    logger.info("\n".join([f"{path}:", *lines]))
