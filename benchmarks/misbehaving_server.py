@@ -9,6 +9,7 @@ import asyncio
 import io
 import json
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -49,8 +50,8 @@ Answer = Callable[[Request], Awaitable[Reply]]
 class LocalServer:
     """Runs `answer` behind HTTP/1.1 in a thread. `counts` has how often each path was asked for."""
 
-    def __init__(self, answer: Answer, host: str = "127.0.0.1"):
-        self.answer, self.host = answer, host
+    def __init__(self, answer: Answer, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None):
+        self.answer, self.host, self.tls = answer, host, tls
         self.counts: Counter[str] = Counter()
         self.connections = self.most_at_once = self._at_once = 0
         self._ready = threading.Event()
@@ -69,7 +70,7 @@ class LocalServer:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._connection, self.host, 0, backlog=1024)
+        server = await asyncio.start_server(self._connection, self.host, 0, backlog=1024, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()

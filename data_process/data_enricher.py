@@ -66,7 +66,7 @@ def enrich(config: ModelConfig) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
-    add_model_flags(parser, image=True)
+    add_model_flags(parser, ModelConfig)
     return parser
 
 

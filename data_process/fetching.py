@@ -68,7 +68,7 @@ class Fetcher:
         limits = self.limits
         self._hosts = defaultdict(lambda: _Host(limits.per_host))
         self._client = httpx.AsyncClient(
-            transport=CheckedTransport(limits.allow_host, limits.concurrency, ssl.create_default_context()),
+            transport=CheckedTransport(limits.allow_host, limits.concurrency, httpx.create_ssl_context()),
             headers={"User-Agent": limits.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
             timeout=limits.timeout,
             trust_env=False,  # through a proxy of the environment no address could be checked

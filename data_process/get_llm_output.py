@@ -16,7 +16,7 @@ stopped.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,9 +37,10 @@ PARTS = ("preference", "train", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class UserTextConfig(ModelConfig):
-    """Which texts, and how many of each."""
+    """Which texts are asked for now, and how many of each."""
 
-    parts: tuple[str, ...] = PARTS
+    image: bool = False
+    parts: Sequence[str] = PARTS
     num_texts: int = 3
     max_his_len: int = 20
 
@@ -63,16 +64,15 @@ class Case(NamedTuple):
         return f"{self.part}/{self.user}"
 
 
-def cases(catalogue: "Catalogue", parts: tuple[str, ...]) -> Iterator[Case]:
+def cases(catalogue: "Catalogue") -> Iterator[Case]:
     """Every question. Those of `preference` and `train` hold items of the training part only."""
     for row, user in enumerate(catalogue.users):
         train_end, valid_end = int(catalogue.train_end[row]), int(catalogue.valid_end[row])
-        if "preference" in parts and train_end:
+        if train_end:
             yield Case("preference", user, catalogue.history(row, train_end).tolist(), None)
-        if "train" in parts and train_end:
             earlier = catalogue.history(row, train_end - 1).tolist()
             yield Case("train", user, earlier, catalogue.target(row, train_end - 1))
-        if "test" in parts and valid_end < catalogue.lengths[row]:
+        if valid_end < catalogue.lengths[row]:
             yield Case("test", user, catalogue.history(row, valid_end).tolist(), catalogue.target(row, valid_end))
 
 
@@ -110,14 +110,15 @@ def make_user_texts(config: UserTextConfig) -> int:
 
     catalogue = load_catalogue(config.data_path, config.dataset, image_path="images" if config.image else None)
     prompts = load_prompts(config.prompt_lang)
-    asked = list(cases(catalogue, config.parts))
+    known = list(cases(catalogue))
+    asked = {case.key for case in known if case.part in config.parts}
     output, journal = catalogue.paths.file("user.json"), catalogue.paths.file("user_texts.jsonl")
     check_is_ours(output, journal)
-    outcome = ask_all([question_of(case, catalogue, prompts, config) for case in asked], config, journal)
+    outcome = ask_all([question_of(case, catalogue, prompts, config) for case in known], config, journal, asked)
     if outcome.answers and not config.dry_run:
         likes: dict[str, list[str]] = {}
         searches: dict[str, dict[str, dict]] = {"train": {}, "test": {}}
-        for case in asked:
+        for case in known:
             row = outcome.answers.get(case.key)
             if row and case.target is None:
                 likes[case.user] = row["answer"]["preferences"]
@@ -125,15 +126,15 @@ def make_user_texts(config: UserTextConfig) -> int:
                 search = {"item": case.target, "inters": case.history, "querys": row["answer"]["querys"]}
                 searches[case.part][case.user] = search
         write_json(output, {"user_explicit_preference": likes, "user_vague_intention": searches})
-        logger.info(f"{output}: {len(outcome.answers):,} of {len(asked):,} texts")
-    return 0 if config.dry_run else len(asked) - len(outcome.answers)
+        logger.info(f"{output}: {len(outcome.answers):,} of {len(known):,} texts")
+    return 0 if config.dry_run else len(asked - outcome.answers.keys())
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
-    add_model_flags(parser, image=False)
+    add_model_flags(parser, UserTextConfig)
     parser.add_argument(
-        "--parts", type=name_list, default=list(PARTS), help=f"what to ask for: some of {','.join(PARTS)}"
+        "--parts", type=name_list, default=list(PARTS), help="what to ask for now; what is known already stays"
     )
     parser.add_argument("--num_texts", type=int, default=UserTextConfig.num_texts, help="sentences or searches of each")
     parser.add_argument("--max_his_len", type=int, default=UserTextConfig.max_his_len, help="items shown, the newest")
@@ -141,8 +142,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = vars(build_parser().parse_args(argv))
-    run_entry(lambda: make_user_texts(UserTextConfig(**args | {"parts": tuple(args["parts"])})))
+    args = build_parser().parse_args(argv)
+    run_entry(lambda: make_user_texts(UserTextConfig(**vars(args))))
 
 
 if __name__ == "__main__":

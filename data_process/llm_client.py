@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,11 @@ CHARACTERS_PER_TOKEN = 3  # of Latin text, rather too few, so that estimates are
 PIXELS_PER_TOKEN = 28 * 28  # a patch of Qwen-VL; others are of this order
 
 
+@cache
+def schema_text(schema: type[BaseModel]) -> str:
+    return json.dumps(schema.model_json_schema())
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked under a key of its own.
@@ -48,10 +53,11 @@ class Question:
     image: Path | None = None
     settle: Callable[[Any], dict[str, Any]] = lambda answer: answer.model_dump()
 
-    def fingerprint(self, model: str) -> str:
-        """What the answer depends on: with another text, picture or model the question is another one."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """With another text, picture or schema the question is another one."""
         picture = (self.image.name, self.image.stat().st_size) if self.image else None
-        whole = json.dumps([model, self.system, self.text, self.schema.model_json_schema(), picture])
+        whole = json.dumps([self.system, self.text, schema_text(self.schema), picture])
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
@@ -68,7 +74,7 @@ class Usage(NamedTuple):
 
 def estimate(question: Question, config: ModelConfig) -> Usage:
     """Tokens that a question takes at most, about."""
-    text = question.system + question.text + json.dumps(question.schema.model_json_schema())
+    text = question.system + question.text + schema_text(question.schema)
     latin = len(text.encode("ascii", "ignore"))
     tokens = latin // CHARACTERS_PER_TOKEN + len(text) - latin + 20
     if question.image:
@@ -77,7 +83,7 @@ def estimate(question: Question, config: ModelConfig) -> Usage:
 
 
 def price(cost: float, config: ModelConfig, prefix: str = "") -> str:
-    return f", {prefix}{cost:,.4f} in the currency of the prices" if config.inputprice or config.outputprice else ""
+    return f", {prefix}{cost:,.4f} in the currency of the prices" if config.input_price or config.output_price else ""
 
 
 # ---- one after another -----------------------------------------------------------------------------------------------
@@ -88,8 +94,8 @@ class OutOfBudget(Exception):
 class Asker:
     """Workers that ask, each attempt within the budget."""
 
-    def __init__(self, config: ModelConfig, journal: Journal, prints: dict[str, str]):
-        self.config, self.journal, self.prints = config, journal, prints
+    def __init__(self, config: ModelConfig, journal: Journal):
+        self.config, self.journal = config, journal
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not self.key:
             raise ValueError("OPENAI_API_KEY is not set: export the endpoint's key, or any word where it wants none")
@@ -128,7 +134,7 @@ class Asker:
     async def _ask(self, question: Question) -> dict[str, Any]:
         """The journal's line of a question. Tokens, cost and attempts are those of all runs together."""
         config, used, attempts = self.config, Usage(), 0
-        line: dict[str, Any] = {"key": question.key, "fingerprint": self.prints[question.key], "model": config.model}
+        line: dict[str, Any] = {"key": question.key, "fingerprint": question.fingerprint, **config.voice}
         try:
             message, line["has_image"] = await self._content(question)
             async for attempt in retrying(config.attempts, config.first_wait, config.max_wait):
@@ -217,7 +223,7 @@ class Asker:
             options["temperature"] = config.temperature
         system = question.system
         if config.response_format != "json_schema":
-            system += "\nJSON schema: " + json.dumps(question.schema.model_json_schema())
+            system += "\nJSON schema: " + schema_text(question.schema)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": content}]
         try:
             async with asyncio.timeout(config.timeout):  # of the whole: the client's own is between two bytes

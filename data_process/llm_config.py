@@ -51,15 +51,19 @@ class ModelConfig:
         if self.max_cost is not None and not (self.input_price or self.output_price):
             raise ValueError("--max_cost needs --input_price and --output_price, the prices of a million tokens")
 
+    @property
+    def voice(self) -> dict[str, str]:
+        """Whose words the answers are: those of one journal are all of one voice."""
+        return {"model": self.model, "prompt_lang": self.prompt_lang}
 
-def add_model_flags(parser: argparse.ArgumentParser, image: bool) -> None:
-    """The flags of `ModelConfig`. `image`: whether pictures are shown by default."""
-    default = ModelConfig
+
+def add_model_flags(parser: argparse.ArgumentParser, default: type[ModelConfig]) -> None:
+    """The flags of `ModelConfig`, with the defaults of the job's own settings."""
     add_dataset_flags(parser)
     what = parser.add_argument_group("the model")
     what.add_argument("--model", required=True, help="name of the model at the endpoint OPENAI_BASE_URL")
     what.add_argument("--prompt_lang", choices=LANGUAGES, default=default.prompt_lang, help="language of the texts")
-    add_switch(what, "--image", default=image, help="show the picture of the item")
+    add_switch(what, "--image", default=default.image, help="show the picture of the item")
     what.add_argument("--image_side", type=int, default=default.image_side, help="its longer side, in pixels, at most")
     add_switch(what, "--skip_bad_images", help="ask without a picture that does not decode")
     what.add_argument("--max_chars", type=int, default=default.max_chars, help="of a description, 0: all of it")

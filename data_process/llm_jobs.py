@@ -7,7 +7,7 @@ asked for twice; failures are asked again by the next run.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from data_process.journal import Journal
 from data_process.llm_client import Asker, Question, Usage, estimate, price
 from data_process.llm_config import ModelConfig
 from src.common.log import logger
+
+Rows = Mapping[str, dict[str, Any]]  # lines of a journal, by key
 
 
 class Outcome(NamedTuple):
@@ -25,44 +27,57 @@ class Outcome(NamedTuple):
     num_unasked: int
 
 
-def ask_all(questions: Sequence[Question], config: ModelConfig, journal_path: Path) -> Outcome:
+def ask_all(
+    questions: Sequence[Question], config: ModelConfig, journal_path: Path, only: Collection[str] | None = None
+) -> Outcome:
     """Asks what has no answer yet, and gives what is known of all questions.
+
+    Args:
+        only: keys of the questions that this run may ask; None: all.
 
     Raises:
         ValueError: the environment lacks the key; the endpoint refuses the key, the model or the form of the request;
-            STOP_AFTER questions in a row fail.
+            STOP_AFTER questions in a row fail; the journal holds answers of another model or language.
     """
-    prints = {question.key: question.fingerprint(config.model) for question in questions}
-    if config.dry_run:
-        rows = {}
-        if journal_path.is_file():
-            with Journal(journal_path, "key") as journal:
-                rows = journal.rows
-        _report_estimate(_pending(questions, config, prints, rows), config)
-        return _outcome(prints, rows)
+    if config.dry_run and not journal_path.is_file():
+        _report_estimate(_pending(questions, {}, config, only), config)
+        return _outcome(questions, {})
     with Journal(journal_path, "key") as journal:
-        pending = _pending(questions, config, prints, journal.rows)
+        for row in journal.rows.values():
+            if found := {name: row[name] for name, value in config.voice.items() if row[name] != value}:
+                was = " ".join(f"--{name} {value}" for name, value in found.items())
+                raise ValueError(f"{journal_path} holds answers of {was}: pass that, or move it away to start anew")
+        pending = _pending(questions, journal.rows, config, only)
+        if config.dry_run:
+            _report_estimate(pending, config)
+            return _outcome(questions, journal.rows)
         logger.info(f"{len(questions):,} questions, of which {len(pending):,} are to be asked now")
         if pending:
-            asyncio.run(Asker(config, journal, prints).run(pending))
-        outcome = _outcome(prints, journal.rows)
+            asyncio.run(Asker(config, journal).run(pending))
+        outcome = _outcome(questions, journal.rows)
         _report(outcome, list(journal.rows.values()), journal_path)
     return outcome
 
 
-def _outcome(prints: dict[str, str], rows: dict[str, dict[str, Any]]) -> Outcome:
-    current = {key: row for key in prints if (row := rows.get(key)) and row["fingerprint"] == prints[key]}
+def _outcome(questions: Sequence[Question], rows: Rows) -> Outcome:
+    current = {
+        question.key: row
+        for question in questions
+        if (row := rows.get(question.key)) and row["fingerprint"] == question.fingerprint
+    }
     answers = {key: row for key, row in current.items() if row["status"] == "ok"}
     failures = {key: row for key, row in current.items() if row["status"] == "failed"}
-    return Outcome(answers, failures, len(prints) - len(current))
+    return Outcome(answers, failures, len(questions) - len(current))
 
 
 def _pending(
-    questions: Sequence[Question], config: ModelConfig, prints: dict[str, str], rows: dict[str, dict[str, Any]]
+    questions: Sequence[Question], rows: Rows, config: ModelConfig, only: Collection[str] | None
 ) -> list[Question]:
     """Questions without an answer, in an order of chance that is always the same: the first of them are a sample."""
-    answers = _outcome(prints, rows).answers
+    answers = _outcome(questions, rows).answers
     pending = [question for question in questions if question.key not in answers]
+    if only is not None:
+        pending = [question for question in pending if question.key in only]
     pending.sort(key=lambda question: hashlib.sha256(question.key.encode()).digest())
     return pending[: config.limit or None]
 

@@ -4,18 +4,21 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpcore
 import pytest
 from PIL import Image
 
-from benchmarks.misbehaving_server import LocalServer, Pictures, number_of
+from benchmarks.misbehaving_server import LocalServer, Pictures, number_of, picture
 from data_process.addresses import CheckedBackend, RefusedAddress, is_public
 from data_process.download_images import DownloadConfig, download, main
 from data_process.fetching import Fetcher, FetchLimits
@@ -190,6 +193,42 @@ def test_a_proxy_of_the_environment_is_not_used(monkeypatch, tmp_path):
         data = write_dataset(tmp_path, {0: [f"{address}/ok/0"]})
         assert download(config(data)) == {"ok": 1}
     assert proxy.connections == 0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not there to make a certificate")
+def test_certificates_are_checked_for_the_name(tmp_path, monkeypatch):
+    """The connection goes to an address, but the certificate must be that of the host."""
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", cert]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(cert, key)
+
+    async def fetch(host: str) -> bytes:
+        async with Fetcher(FetchLimits(attempts=1, allow_host=("localhost", "127.0.0.1"))) as fetcher:
+            return (await fetcher.fetch(f"https://{host}:{server.port}/ok/5")).data
+
+    server = LocalServer(Pictures(), tls=tls)
+    with server.running():
+        with pytest.raises(Failure, match=r"localhost: self.signed certificate") as unknown:
+            asyncio.run(fetch("localhost"))
+        assert (unknown.value.cause, unknown.value.passing) == ("certificate", False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        assert asyncio.run(fetch("localhost")) == picture(5)
+        with pytest.raises(Failure, match="IP address mismatch"):
+            asyncio.run(fetch("127.0.0.1"))
+
+
+def test_idle_connections_are_used_again_and_bounded(tmp_path):
+    servers = [LocalServer(Pictures(), f"127.0.0.{number}") for number in (5, 6, 7)]
+    with ExitStack() as stack:
+        addresses = [stack.enter_context(server.running()) for server in servers]
+        urls = {item: [f"{addresses[item % 3]}/ok/{item}"] for item in range(30)}
+        data = write_dataset(tmp_path, urls)
+        hosts = [f"127.0.0.{number}" for number in (5, 6, 7)]
+        assert download(config(data, allow_host=hosts, concurrency=3, per_host=1)) == {"ok": 30}
+    assert [server.connections for server in servers] == [1, 1, 1]
 
 
 def test_retry_after_is_read():

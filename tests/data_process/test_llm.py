@@ -199,8 +199,10 @@ def test_changed_items_are_asked_again(data, endpoint):
     assert data_enricher.enrich(config(data)) == 0
     assert model.asked == {3: 1, 5: 1}
     model.asked.clear()
-    data_enricher.enrich(config(data, model="other"))
-    assert model.asked.total() == NUM_ITEMS
+    for other in ({"model": "other"}, {"prompt_lang": "zh"}):
+        with pytest.raises(ValueError, match=r"enrich\.jsonl holds answers of --\w+ (m|en): pass that, or move"):
+            data_enricher.enrich(config(data, **other))
+    assert not model.asked
 
 
 def test_pictures_that_do_not_decode(data, endpoint):

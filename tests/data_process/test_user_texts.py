@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks.misbehaving_server import Reply
-from data_process import data_enricher, get_llm_output
+from data_process import data_enricher
 from data_process.get_llm_output import UserTextConfig, cases, make_user_texts, question_of
 from data_process.llm_questions import PROMPT_DIR, load_prompts, names_item
 from src.common.artifacts import DatasetPaths, load_user_texts
@@ -56,7 +56,7 @@ def test_no_question_for_training_tells_of_later_items(data):
     catalogue, prompts = load_catalogue(data, NAME, image_path="images"), load_prompts("en")
     settings = config(data, UserTextConfig, image=True)
     num_checked = 0
-    for case in cases(catalogue, ("preference", "train", "test")):
+    for case in cases(catalogue):
         items = sequence(int(case.user.removeprefix("u")))
         train = items if len(items) < 3 else items[:-2]
         question = question_of(case, catalogue, prompts, settings)
@@ -70,11 +70,22 @@ def test_no_question_for_training_tells_of_later_items(data):
     assert num_checked > 50
 
 
+def test_parts_that_are_not_asked_for_now_stay(data, endpoint):
+    model = endpoint(UserModel(user_answers))
+    for part in ("preference", "train", "test"):
+        assert make_user_texts(config(data, UserTextConfig, parts=[part])) == 0
+    found = load_user_texts(DatasetPaths(data, NAME))
+    assert len(found.preferences) == len(found.searches["train"]) == NUM_USERS
+    before = len(model.requests)
+    assert make_user_texts(config(data, UserTextConfig)) == 0
+    assert len(model.requests) == before
+
+
 def test_users_with_a_split_file(data):
     """A split by time: several items test, and the first of them is asked for; or none does."""
     splits = {f"u{user}": [len(sequence(user)), 0] for user in range(NUM_USERS)} | {"u9": [4, 2], "u10": [0, 3]}
     (data / NAME / f"{NAME}.split.json").write_text(json.dumps(splits))
-    asked = {case.key: case for case in cases(load_catalogue(data, NAME), get_llm_output.PARTS)}
+    asked = {case.key: case for case in cases(load_catalogue(data, NAME))}
     assert {key for key in asked if key.startswith("test/")} == {"test/u9", "test/u10"}
     assert asked["test/u9"][2:] == (sequence(9)[:6], sequence(9)[6])
     assert asked["train/u9"][2:] == (sequence(9)[:3], sequence(9)[3])
