@@ -7,8 +7,8 @@ Any OpenAI-compatible endpoint does, of a company or of vLLM, SGLang, Ollama, ..
 <dataset>.item_enriched_v2.json, the references of the task text_enrich. <dataset>.enrich.jsonl keeps every answer, so
 that the same command goes on where a run ended, and asks again what failed.
 
-Exit status: 0 where all items are enriched, 1 where some are not, 2 where the input or the endpoint is at fault, 130
-when stopped.
+Exit status: 0 where all that was asked is answered, 1 where something is not, 2 where the input or the endpoint is at
+fault, 130 when stopped.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from src.common.cli import new_parser
 
 
 def enrich(config: ModelConfig) -> int:
-    """Asks for every item that has no answer yet, writes the file, and gives the number of items that lack one."""
+    """Asks for every item that has no answer yet, writes the file, and gives how many of these still lack one."""
     from data_process.llm_client import Question
     from data_process.llm_jobs import ask_all
     from data_process.llm_questions import Enriched, item_text, load_prompts
@@ -51,17 +51,15 @@ def enrich(config: ModelConfig) -> int:
     check_is_ours(output, journal)
     outcome = ask_all(questions, config, journal)
     if outcome.answers and not config.dry_run:
-        rows = {str(item): outcome.answers.get(str(item)) for item in sorted(items)}
-        write_json(
-            output,
-            {
-                item: {**items[int(item)], **row["answer"], "has_image": row["has_image"]}
-                for item, row in rows.items()
-                if row
-            },
-        )
+        rows = {item: outcome.answers.get(str(item)) for item in sorted(items)}
+        table = {
+            str(item): {**items[item], **row["answer"], "has_image": row["has_image"]}
+            for item, row in rows.items()
+            if row
+        }
+        write_json(output, table)
         logger.info(f"{output}: {len(outcome.answers):,} of {len(items):,} items")
-    return 0 if config.dry_run else len(items) - len(outcome.answers)
+    return outcome.num_missing
 
 
 def build_parser() -> argparse.ArgumentParser:

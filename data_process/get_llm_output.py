@@ -10,8 +10,8 @@ Writes <dataset>.user.json, which the tasks itemsearch and preferenceobtain need
 Each is a question of its own, so that nothing of the items that validate and test can slip into the first two.
 <dataset>.user_texts.jsonl keeps every answer, so that the same command goes on where a run ended.
 
-Exit status: 0 where all is answered, 1 where something is not, 2 where the input or the endpoint is at fault, 130 when
-stopped.
+Exit status: 0 where all that was asked is answered, 1 where something is not, 2 where the input or the endpoint is at
+fault, 130 when stopped.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def question_of(case: Case, catalogue: "Catalogue", prompts: dict, config: UserT
 
 
 def make_user_texts(config: UserTextConfig) -> int:
-    """Asks what has no answer yet, writes the file, and gives the number of questions that lack one."""
+    """Asks what has no answer yet, writes the file, and gives how many of these still lack one."""
     from data_process.llm_jobs import ask_all
     from data_process.llm_questions import load_prompts
     from src.common.log import logger
@@ -127,7 +127,7 @@ def make_user_texts(config: UserTextConfig) -> int:
                 searches[case.part][case.user] = search
         write_json(output, {"user_explicit_preference": likes, "user_vague_intention": searches})
         logger.info(f"{output}: {len(outcome.answers):,} of {len(known):,} texts")
-    return 0 if config.dry_run else len(asked - outcome.answers.keys())
+    return outcome.num_missing
 
 
 def build_parser() -> argparse.ArgumentParser:

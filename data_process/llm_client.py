@@ -202,8 +202,8 @@ class Asker:
         return [{"type": "image_url", "image_url": {"url": uri}}, *parts], True
 
     def _format(self, question: Question) -> dict[str, Any]:
-        schema = question.schema.model_json_schema()
         if self.config.response_format == "json_schema":
+            schema = question.schema.model_json_schema()
             named = {"name": question.schema.__name__, "schema": schema, "strict": True}
             return {"response_format": {"type": "json_schema", "json_schema": named}}
         if self.config.response_format == "json_object":
@@ -233,9 +233,8 @@ class Asker:
         except openai.APIStatusError as error:
             raise self._failure_of(error) from error
         except (openai.APIConnectionError, json.JSONDecodeError, openai.APIError) as error:
-            raise Failure(
-                "connection", f"{self._clean(error)} ({type(error.__cause__ or error).__name__})", True
-            ) from error
+            kind = type(error.__cause__ or error).__name__
+            raise Failure("connection", f"{error} ({kind})", True) from error
         choices = getattr(reply, "choices", None)
         if not choices:
             raise Failure("no answer", f"the endpoint answers with no completion: {str(reply)[:100]!r}", True)
@@ -255,7 +254,8 @@ class Asker:
             raise ValueError(f"{where}. Check OPENAI_API_KEY and the account that it belongs to")
         if status == 404:
             raise ValueError(f"{where}. Check OPENAI_BASE_URL (it often ends in /v1) and --model {config.model}")
-        if status in (400, 422) and re.search(r"response_format|json_schema", text) and self._format_is_used:
+        names_format = re.search(r"response_format|json_schema", text) and config.response_format != "text"
+        if status in (400, 422) and names_format:
             raise ValueError(f"{where}. For servers without it: --response_format json_object, or text")
         if status in (400, 422) and config.token_limit in text:
             raise ValueError(f"{where}. The other name of that limit: --token_limit, see --help")
@@ -265,10 +265,6 @@ class Asker:
         if wait is not None:
             self.pause.ask(wait)
         return Failure(f"http {status}", text, status in PASSING_STATUS or status >= 500, wait)
-
-    @property
-    def _format_is_used(self) -> bool:
-        return self.config.response_format != "text"
 
     def _read(self, question: Question, text: str, finish: str) -> dict[str, Any]:
         """What is kept of an answer.

@@ -20,11 +20,14 @@ Rows = Mapping[str, dict[str, Any]]  # lines of a journal, by key
 
 
 class Outcome(NamedTuple):
-    """Lines of the journal, by key: the answers there are, and the failures of questions that have none."""
+    """Lines of the journal, by key: the answers there are, and the failures of questions that have none.
+
+    `num_missing` counts what this run was to ask and has no answer to.
+    """
 
     answers: dict[str, dict[str, Any]]
     failures: dict[str, dict[str, Any]]
-    num_unasked: int
+    num_missing: int = 0
 
 
 def ask_all(
@@ -55,8 +58,8 @@ def ask_all(
         if pending:
             asyncio.run(Asker(config, journal).run(pending))
         outcome = _outcome(questions, journal.rows)
-        _report(outcome, list(journal.rows.values()), journal_path)
-    return outcome
+        _report(outcome, len(questions), list(journal.rows.values()), journal_path)
+    return outcome._replace(num_missing=sum(question.key not in outcome.answers for question in pending))
 
 
 def _outcome(questions: Sequence[Question], rows: Rows) -> Outcome:
@@ -67,7 +70,7 @@ def _outcome(questions: Sequence[Question], rows: Rows) -> Outcome:
     }
     answers = {key: row for key, row in current.items() if row["status"] == "ok"}
     failures = {key: row for key, row in current.items() if row["status"] == "failed"}
-    return Outcome(answers, failures, len(questions) - len(current))
+    return Outcome(answers, failures)
 
 
 def _pending(
@@ -92,13 +95,13 @@ def _report_estimate(questions: Sequence[Question], config: ModelConfig) -> None
     )
 
 
-def _report(outcome: Outcome, rows: list[dict[str, Any]], path: Path) -> None:
+def _report(outcome: Outcome, num_questions: int, rows: list[dict[str, Any]], path: Path) -> None:
     lines = [f"{len(outcome.answers):>10,}  answered"]
     for cause, count in Counter(row["cause"] for row in outcome.failures.values()).most_common():
         key, row = next((key, row) for key, row in outcome.failures.items() if row["cause"] == cause)
         lines.append(f"{count:>10,}  {cause:<16}{key}: {row['reason']:.160}")
-    if outcome.num_unasked:
-        lines.append(f"{outcome.num_unasked:>10,}  not asked yet")
+    if num_unasked := num_questions - len(outcome.answers) - len(outcome.failures):
+        lines.append(f"{num_unasked:>10,}  not asked yet")
     total = {name: sum(row[name] for row in rows) for name in ("input_tokens", "output_tokens", "cost")}
     tokens = f"{total['input_tokens']:,} input and {total['output_tokens']:,} output tokens"
     lines.append(f"{tokens} in all runs, cost {total['cost']:,.4f}")
