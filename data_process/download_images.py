@@ -151,7 +151,7 @@ def store(data: bytes, content_type: str, place: Path, max_side: int, min_side: 
         raise Failure("no picture", f"{len(data):,} bytes{kind} hold {error}"[:400]) from error
     if max(jpeg.width, jpeg.height) < min_side:
         raise Failure("too small", f"{jpeg.width} x {jpeg.height} pixels, below --min_side {min_side}")
-    with artifacts.atomic_path(place) as temporary:
+    with artifacts.atomic_path(place, synced=False) as temporary:  # `is_settled` compares sizes
         temporary.write_bytes(jpeg.data)
     return {"status": "ok", "bytes": len(jpeg.data), "width": jpeg.width, "height": jpeg.height}
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from src.common.artifacts import check_writable
+
 
 class Journal:
     """A JSONL file that only grows; of several lines with one key the last counts. One process at a time writes it.
@@ -18,10 +20,10 @@ class Journal:
         """Opens, or makes, the journal at `path`, whose lines are told apart by the field `key`.
 
         Raises:
-            ValueError: another process has it open, or a line before the last is broken.
+            ValueError: it cannot be written, another process has it open, or a line before the last is broken.
         """
         self.path, self.key = path, key
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
         self._file = open(path, "a+b")  # noqa: SIM115 (open as long as the journal)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,13 +23,20 @@ ITEM_FIELDS = ("title", "description", "brand", "categories")
 ENRICHED_LISTS = ("tags", "highlights", "characteristics")
 MAKE_ENRICHED = "make it with data_process/data_enricher.py"
 MAKE_USER_TEXTS = "make it with data_process/get_llm_output.py"
+UMASK = os.umask(0)  # it can only be read by setting it, which threads would do to each other: once, then
+os.umask(UMASK)
 TOKEN_META = "token_meta.json"  # beside a fine-tuned model: its SID tokens and the index that they are of
 
 
 # ---- reading and writing ---------------------------------------------------------------------------------------------
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path in the folder of `path`; renames it to `path` when the block ends without an error."""
+def atomic_path(path: str | Path, synced: bool = True) -> Iterator[Path]:
+    """Gives a temporary path in the folder of `path`; renames it to `path` when the block ends without an error.
+
+    Args:
+        synced: False for many small files whose reader checks them: waiting for the disk would take most of the time,
+            and only a power cut, not a kill, can leave a file that is not whole.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -37,11 +44,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as written:  # mkstemp makes private files; and be on disk before the rename
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if synced:
+            with open(temporary, "rb") as written:  # on disk before the rename
+                os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~UMASK)  # mkstemp makes private files
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import ssl
+import stat
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from data_process.fetching import Fetcher, FetchLimits
 from data_process.host_queue import HostQueue
 from data_process.journal import Journal
 from data_process.patience import Failure, seconds_to_wait
-from src.common.artifacts import DatasetPaths, find_images, load_items
+from src.common.artifacts import UMASK, DatasetPaths, find_images, load_items
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"first_wait": 0.01, "timeout": 2, "attempts": 2, "allow_host": ["127.0.0.1"], "max_bytes": 1_000_000}
@@ -116,6 +117,8 @@ def test_every_misbehaviour_is_overcome_or_named(tmp_path):
     assert not list((data / "Shop" / "images").glob(".*"))
     paths = DatasetPaths(data, "Shop")
     assert set(find_images(paths, load_items(paths))) == {*range(len(GOOD)), last + 3}
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (data / "Shop" / "images").iterdir()}
+    assert modes == {0o666 & ~UMASK}  # many threads used to set each other's umask
 
 
 def test_the_address_that_was_checked_is_connected_to(monkeypatch):
