@@ -70,7 +70,7 @@ def manifest(folder: Path) -> dict[int, dict]:
 
 # ---- faults and kills ------------------------------------------------------------------------------------------------
 def fault_rows(quick: bool) -> Iterator[Row]:
-    num_items = 500 if quick else 5000
+    num_items = 300 if quick else 5000
     shares = GOOD | {name: share for name, (share, _) in BAD.items()}
     behaviours = [name for name, share in shares.items() for _ in range(share * num_items // 1000 or 1)][:num_items]
     behaviours += ["ok"] * (num_items - len(behaviours))
