@@ -201,7 +201,7 @@ def download(config: DownloadConfig) -> Counter[str]:
             for picture in pictures
             if not is_settled(picture, journal.rows.get(str(picture.item)), config.retry_failed)
         ]
-        logger.info(f"{len(left):,} of {len(pictures):,} pictures are to be fetched; the others were, or cannot be had")
+        logger.info(f"{len(pictures):,} pictures: {len(left):,} to fetch, {len(pictures) - len(left):,} settled before")
         asyncio.run(_download(left, config, journal))
         rows = [journal.rows[str(picture.item)] for picture in pictures]
     logger.info(summary(rows, journal.path))
