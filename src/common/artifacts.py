@@ -23,13 +23,20 @@ ITEM_FIELDS = ("title", "description", "brand", "categories")
 ENRICHED_LISTS = ("tags", "highlights", "characteristics")
 MAKE_ENRICHED = "make it with data_process/data_enricher.py"
 MAKE_USER_TEXTS = "make it with data_process/get_llm_output.py"
+UMASK = os.umask(0)  # it can only be read by setting it, which threads would do to each other: once, then
+os.umask(UMASK)
 TOKEN_META = "token_meta.json"  # beside a fine-tuned model: its SID tokens and the index that they are of
 
 
 # ---- reading and writing ---------------------------------------------------------------------------------------------
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path in the folder of `path`; renames it to `path` when the block ends without an error."""
+def atomic_path(path: str | Path, synced: bool = True) -> Iterator[Path]:
+    """Gives a temporary path in the folder of `path`; renames it to `path` when the block ends without an error.
+
+    Args:
+        synced: False for many small files whose reader checks them: waiting for the disk would take most of the time,
+            and only a power cut, not a kill, can leave a file that is not whole.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -37,11 +44,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as written:  # mkstemp makes private files; and be on disk before the rename
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if synced:
+            with open(temporary, "rb") as written:  # on disk before the rename
+                os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~UMASK)  # mkstemp makes private files
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -62,6 +68,16 @@ def check_writable(path: str | Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error}): give a place that can") from error
+
+
+def check_is_ours(path: Path, journal: Path) -> None:
+    """Refuses to replace a file that was made elsewhere: one of ours has its journal beside it.
+
+    Raises:
+        ValueError: `path` exists and `journal` does not.
+    """
+    if path.exists() and not journal.exists():
+        raise ValueError(f"{path} exists, and {journal} does not: it was made elsewhere. Move it away to make another")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -297,32 +313,68 @@ def load_splits(paths: DatasetPaths) -> dict[str, list[int]] | None:
 def find_images(
     paths: DatasetPaths, items: Mapping[int, Mapping[str, Any]], image_path: str = "images"
 ) -> dict[int, Path]:
-    """The image file of each item that has one.
+    """The image file of each item that has one; see `image_places`."""
+    return {item: place for item, place in image_places(paths, items, image_path).items() if place.is_file()}
+
+
+def image_places(
+    paths: DatasetPaths, items: Mapping[int, Mapping[str, Any]], image_path: str = "images"
+) -> dict[int, Path]:
+    """Where the image of each item lies, or would lie.
 
     The path that an item gives in `image` (relative to the dataset's folder) wins, unless `image_path` is not the
     default `images`: then another set of pictures is wanted, and a file of the same name there is taken. Otherwise it
-    is `<image_path>/<original item id>.jpg`, through `<DS>.item2id`.
+    is `<image_path>/<original item id>.jpg`, through `<DS>.item2id`. An `image` that is a web address says where the
+    picture comes from, and counts as none.
     """
     folder = paths.folder / image_path
     original = {}
     if paths.file("item2id").is_file():
         original = {number: name for name, number in load_id_map(paths.file("item2id")).items()}
-    found: dict[int, Path] = {}
+    places: dict[int, Path] = {}
     for item_id, fields in items.items():
-        given = fields.get("image")
-        if given and image_path == "images":
-            candidate = paths.folder / str(given)
-        elif given:
-            candidate = folder / Path(str(given)).name
-        else:
-            candidate = folder / f"{original.get(item_id, item_id)}.jpg"
-        if given and (Path(str(given)).is_absolute() or ".." in Path(str(given)).parts):
+        given = str(fields.get("image") or "")
+        if given.startswith(("http://", "https://")):
+            given = ""
+        if given and (Path(given).is_absolute() or ".." in Path(given).parts):
             raise ValueError(
                 f"{paths.file('item.json')}: the image {given!r} of item {item_id} leaves the dataset's folder"
             )
-        if candidate.is_file():
-            found[item_id] = candidate
-    return found
+        if given and image_path == "images":
+            places[item_id] = paths.folder / given
+        elif given:
+            places[item_id] = folder / Path(given).name
+        else:
+            places[item_id] = folder / f"{original.get(item_id, item_id)}.jpg"
+    return places
+
+
+def load_image_urls(path: str | Path) -> dict[str, list[str]]:
+    """`<DS>.image_urls.json`: where the picture of each item may be fetched, best first.
+
+    A `.tsv` is read as well: `item<TAB>address` a line, no header, an item on several lines where it has several.
+    """
+    path = Path(path)
+    remedy = 'It holds {item: ["https://...", ...]}: make it, or name another with --urls or a field with --url_field'
+    if path.suffix != ".tsv":
+        table = read_json(path, remedy)
+        if not isinstance(table, dict):
+            raise ValueError(f"{path} must be a table {{item: [address, ...]}}")
+        for item, urls in table.items():
+            if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+                raise ValueError(f"{path}: item {item} must have a list of addresses, has {urls!r:.80}")
+        return table
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. It holds a line item<TAB>address for each picture")
+    table = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        item, tab, url = line.partition("\t")
+        if not tab or not item.strip() or not url.strip():
+            raise ValueError(f"{path}:{number}: a line is `item<TAB>address`, this one is {line!r:.80}")
+        table.setdefault(item.strip(), []).append(url.strip())
+    return table
 
 
 # ---- embeddings ------------------------------------------------------------------------------------------------------
