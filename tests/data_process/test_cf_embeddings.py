@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_process.collaborative_embeddings import CollaborativeConfig, extract, mutual_information
+from data_process.cf_embeddings import CollaborativeConfig, extract, mutual_information
 from src.common.artifacts import load_embeddings
 
 
