@@ -73,10 +73,9 @@ def outcomes(config: JobConfig, batches: list[Batch], build: Callable[..., Encod
     dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(
         Worker,
         fn_constructor_args=(build, config.device, config.skip_bad_images),
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, blocks)),
         num_cpus=1,
         num_gpus=gpus,
-        scheduling_strategy="SPREAD",
     )
     for row in dataset.iter_rows():
         item_ids = json.loads(row["item_ids"])

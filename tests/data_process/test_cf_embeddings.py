@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from data_process.cf_embeddings import CollaborativeConfig, extract, mutual_information
 from src.common.artifacts import load_embeddings
@@ -44,3 +45,37 @@ def test_mutual_information_of_a_known_table():
     for i, j in np.argwhere(counts):
         expected[i, j] = max(0, np.log(counts[i, j] * counts.sum() / (counts[i].sum() * counts[:, j].sum())))
     assert np.allclose(mutual_information(sparse.csr_array(counts)).toarray(), expected)
+
+
+# ---- SASRec ----------------------------------------------------------------------------------------------------------
+def test_item_vectors_of_a_trained_sasrec(dataset, tmp_path):
+    from src.baselines.core import run_baseline
+    from src.baselines.sasrec import SASRecConfig
+
+    results = tmp_path / "results" / "sasrec.json"
+    small = {"hidden_size": 8, "num_layers": 1, "num_heads": 1, "max_his_len": 5, "epochs": 2, "device": "cpu"}
+    run_baseline("sasrec", SASRecConfig(dataset="Two", data_path=dataset.data_path, results_file=results, **small))
+    checkpoint = tmp_path / "results" / "sasrec.model" / "last.pth"
+    config = CollaborativeConfig(dataset="Two", data_path=dataset.data_path, sasrec_path=checkpoint)
+    path = extract(config)
+    vectors, item_ids = load_embeddings(path)
+    assert (path.name, item_ids) == ("Two.emb-sasrec.npy", list(range(20)))  # item 20 trains nobody
+    weights = torch.load(checkpoint, weights_only=True)["best_weights"]["items.weight"]
+    np.testing.assert_array_equal(vectors, weights[1:21].numpy())
+
+    with pytest.raises(ValueError, match="--dim 4: a SASRec has its own width"):
+        CollaborativeConfig(dataset="Two", sasrec_path=checkpoint, dim=4)
+    record = json.loads(results.read_text())
+    results.write_text(json.dumps({**record, "dataset": "Other"}))
+    with pytest.raises(ValueError, match="was trained on Other"):
+        extract(config)
+    results.unlink()
+    torch.save({"best_weights": {"items.weight": weights[:-1]}}, checkpoint)
+    with pytest.raises(ValueError, match="knows 20 items, Two has 21"):
+        extract(config)
+    checkpoint.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is no checkpoint of SASRec"):
+        extract(config)
+    checkpoint.unlink()
+    with pytest.raises(FileNotFoundError, match=r"python -m src\.baselines\.sasrec"):
+        extract(config)
