@@ -32,8 +32,8 @@ class SentenceEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise ValueError(
-                f"{model} is a model of sentence-transformers, which is absent: pip install 'grec[embed]', or"
-                f" pip install sentence-transformers; with --pooling its transformer alone is used"
+                f"{model} is a model of sentence-transformers, which is absent: pip install sentence-transformers. Or"
+                f" take its transformer alone, by --pooling"
             ) from error
         options: dict[str, Any] = {} if DTYPES[dtype] is None else {"model_kwargs": {"dtype": DTYPES[dtype]}}
         self.model = SentenceTransformer(model, device=str(device), **options)

@@ -1,4 +1,4 @@
-"""Seven embeddings and their table by one command; pictures and enriched texts reach the vectors that should hold them."""
+"""Seven embeddings and their table by one command; pictures and enriched texts reach the vectors they belong to."""
 
 import json
 
