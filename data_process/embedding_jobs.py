@@ -1,6 +1,7 @@
 """The loop of every encoder: batches of like lengths, on ranks or on Ray, into parts on disk and then into one file."""
 
 import argparse
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from data_process.embedding_inputs import EmbeddingInputs, InputConfig
 from data_process.embedding_parts import Parts
 from src.common import distributed
-from src.common.artifacts import check_writable, read_json, save_embeddings, write_json
+from src.common.artifacts import check_writable, dataset_paths, read_json, save_embeddings, write_json
 from src.common.cli import add_device_flag, check_at_least
 
 ENGINES = ("local", "ray")
@@ -45,6 +46,14 @@ class JobConfig(InputConfig):
                 raise ValueError(f"unknown --{field} {getattr(self, field)!r}: choose one of {', '.join(choices)}")
         if self.workers and self.engine != "ray":
             raise ValueError(f"--workers {self.workers} is for --engine ray; processes come from torchrun otherwise")
+
+
+def check_sources(config: JobConfig) -> None:
+    """Refuses a dataset or a model's folder that is not there, before a hub is asked or anything is loaded."""
+    dataset_paths(config.data_path, config.dataset)
+    is_hub_name = re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]+)?", config.model)
+    if not Path(config.model).is_dir() and (not is_hub_name or config.model.startswith(".")):
+        raise FileNotFoundError(f"--model {config.model} is no folder: give one with a model, or a name of the hub")
 
 
 class Encoder(Protocol):

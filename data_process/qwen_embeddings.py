@@ -19,7 +19,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data_process.embedding_inputs import add_input_flags, load_inputs, name_of_inputs
-from data_process.embedding_jobs import JobConfig, add_job_flags, run_job
+from data_process.embedding_jobs import JobConfig, add_job_flags, check_sources, run_job
 from src.common.cli import check_at_least, new_parser, user_errors
 
 POOLINGS = ("mean", "last", "eos")
@@ -51,6 +51,7 @@ def extract(config: QwenConfig, build: Callable | None = None) -> Path:
     from src.common.log import logger
     from src.processors import processor_class
 
+    check_sources(config)
     if processor_class(config.model) is None and config.image:
         if config.image_only:
             raise ValueError(f"--image-only: {config.model} is a text model and sees no pictures")

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data_process.embedding_inputs import add_input_flags, load_inputs, name_of_inputs
-from data_process.embedding_jobs import JobConfig, add_job_flags, run_job
+from data_process.embedding_jobs import JobConfig, add_job_flags, check_sources, run_job
 from src.common.cli import check_at_least, new_parser, user_errors
 
 POOLINGS = ("mean", "cls", "last", "eos")
@@ -43,6 +43,7 @@ class TextConfig(JobConfig):
 
 def extract(config: TextConfig) -> Path:
     """Embeds what is not embedded yet and returns the path of the embeddings; see `run_job`."""
+    check_sources(config)
     name = f"{Path(config.model).name}-{name_of_inputs(config)}"
     return run_job(config, load_inputs(config), encoder_of(config), name)
 

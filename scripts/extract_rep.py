@@ -18,7 +18,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 
 from data_process.compare_embeddings import CompareConfig, compare
 from data_process.embedding_inputs import MODES, add_input_flags, load_inputs
-from data_process.embedding_jobs import add_job_flags
+from data_process.embedding_jobs import add_job_flags, check_sources
 from data_process.qwen_embeddings import QwenConfig, add_model_flags, encoder_of, extract
 from src.common.cli import name_list, new_parser, user_errors
 
@@ -37,6 +37,7 @@ def extract_all(config: QwenConfig, modes: list[str]) -> list[Path]:
 
     if unknown := sorted(set(modes) - set(MODES)):
         raise ValueError(f"--modes: unknown {unknown[0]!r}: choose from {', '.join(MODES)}")
+    check_sources(config)
     if processor_class(config.model) is None:
         raise ValueError(f"{config.model} is a text model and sees no pictures: use data_process/qwen_embeddings.py")
     chosen = [replace(config, **one) for one in COMBINATIONS if one.get("mode", modes[0]) in modes]

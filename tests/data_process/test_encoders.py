@@ -170,6 +170,16 @@ def test_half_precision_is_near(data, model, dtype):
         embed(data, model / "qwen2", dtype="int8")
 
 
+@pytest.mark.parametrize("extract", [qwen_embeddings.extract, text_embeddings.extract, image_embeddings.extract])
+def test_a_folder_that_is_not_there(data, extract):
+    kind = {qwen_embeddings.extract: QwenConfig, text_embeddings.extract: TextConfig}.get(extract, ImageConfig)
+    for name in ("./none", "/models/none", "models/a/b", "../none"):
+        with pytest.raises(FileNotFoundError, match="is no folder"):
+            extract(kind(dataset="Demo", data_path=data, model=name))
+    with pytest.raises(FileNotFoundError, match="no dataset folder"):
+        extract(kind(dataset="Other", data_path=data, model="no-such-model"))
+
+
 # ---- text encoders ---------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
