@@ -1,7 +1,6 @@
 """The loop of every encoder: batches of like lengths, on ranks or on Ray, into parts on disk and then into one file."""
 
 import argparse
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from data_process.embedding_parts import Parts
 from src.common import distributed
 from src.common.artifacts import check_writable, dataset_paths, read_json, save_embeddings, write_json
 from src.common.cli import add_device_flag, check_at_least
+from src.families import find_config
 
 ENGINES = ("local", "ray")
 DTYPES = ("auto", "bf16", "fp16", "fp32")
@@ -49,11 +49,10 @@ class JobConfig(InputConfig):
 
 
 def check_sources(config: JobConfig) -> None:
-    """Refuses a dataset or a model's folder that is not there, before a hub is asked or anything is loaded."""
+    """Refuses a dataset or a model that is not there, before anything is loaded."""
     dataset_paths(config.data_path, config.dataset)
-    is_hub_name = re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]+)?", config.model)
-    if not Path(config.model).is_dir() and (not is_hub_name or config.model.startswith(".")):
-        raise FileNotFoundError(f"--model {config.model} is no folder: give one with a model, or a name of the hub")
+    if not (Path(config.model) / "modules.json").is_file():  # of sentence-transformers, which may keep it deeper
+        find_config(config.model)
 
 
 class Encoder(Protocol):

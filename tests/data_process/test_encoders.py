@@ -174,7 +174,7 @@ def test_half_precision_is_near(data, model, dtype):
 def test_a_folder_that_is_not_there(data, extract):
     kind = {qwen_embeddings.extract: QwenConfig, text_embeddings.extract: TextConfig}.get(extract, ImageConfig)
     for name in ("./none", "/models/none", "models/a/b", "../none"):
-        with pytest.raises(FileNotFoundError, match="is no folder"):
+        with pytest.raises(FileNotFoundError, match="there is no model at"):
             extract(kind(dataset="Demo", data_path=data, model=name))
     with pytest.raises(FileNotFoundError, match="no dataset folder"):
         extract(kind(dataset="Other", data_path=data, model="no-such-model"))
