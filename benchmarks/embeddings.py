@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.harness import Row, alternate, real_data, run
 from data_process.compare_embeddings import Share, formatted, retrieval
 from data_process.embedding_inputs import EmbeddingInputs, InputConfig, load_inputs
-from data_process.embedding_jobs import JobConfig, embed, make_batches, run_job
+from data_process.embedding_jobs import Batch, JobConfig, embed, make_batches, run_job
 
 BATCH_SIZE = 16
 NUM_ITEMS = {True: 96, False: 512}  # quick or not
@@ -96,18 +96,13 @@ def _batching(dataset: str, source: Path, image: bool, folder: Path, quick: bool
         yield timings.ratio(f"{what}: {name} / ours", rival=rival, goal=goal, equal=error < TOLERANCE)
 
 
-def in_item_order(inputs: EmbeddingInputs) -> list:
+def in_item_order(inputs: EmbeddingInputs) -> list[Batch]:
     """Batches as a plain loop cuts them; these items all have a picture, or none is shown."""
-    columns = list(zip(*inputs, strict=True))
-    batches = [columns[start : start + BATCH_SIZE] for start in range(0, len(columns), BATCH_SIZE)]
-    return [SimpleNamespace(item_ids=ids, texts=texts, images=files) for ids, texts, files in map(_columns, batches)]
+    starts = range(0, len(inputs.item_ids), BATCH_SIZE)
+    return [Batch(*(column[start : start + BATCH_SIZE] for column in inputs)) for start in starts]
 
 
-def _columns(rows: Sequence[tuple]) -> tuple[list, ...]:
-    return tuple(map(list, zip(*rows, strict=True)))
-
-
-def vectors_of(encoder: Any, batches: Sequence, item_ids: Sequence[int]) -> np.ndarray:
+def vectors_of(encoder: Any, batches: Sequence[Batch], item_ids: Sequence[int]) -> np.ndarray:
     """(N, D) in the order of the items."""
     found = {}
     for batch in batches:

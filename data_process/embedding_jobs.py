@@ -55,6 +55,12 @@ def check_sources(config: JobConfig) -> None:
         find_config(config.model)
 
 
+def model_files(model: str) -> list[list]:
+    """Name, size and time of each file in the model's folder, which may be trained anew; none of a model of the hub."""
+    files = sorted(path for path in Path(model).glob("*") if path.is_file())
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
 class Encoder(Protocol):
     def encode(self, texts: Sequence[str], pictures: Sequence[Any]) -> np.ndarray:
         """(B, D) float32. All pictures (PIL images) of a call are None, or none is."""
@@ -95,6 +101,7 @@ def run_job(config: JobConfig, inputs: EmbeddingInputs, build: Callable[..., Enc
     check_writable(path)
     parts = Parts(path.with_suffix(".parts"), inputs)
     settings = {name: value for name, value in plain(config).items() if name not in SETTLES_NOTHING}
+    settings["model_files"] = model_files(config.model)
     if is_current(path, settings, parts):
         logger.info(f"{path} is there already, of the same model, settings, texts and pictures")
         return path

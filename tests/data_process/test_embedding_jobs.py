@@ -164,6 +164,20 @@ def test_what_is_whole_is_not_made_again(tmp_path, caplog):
     assert sum(again.calls) == 40
 
 
+def test_a_model_that_was_trained_anew_is_another(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    calls = []
+    for weights in ("first", "second", "second"):
+        if not (model / "weights").is_file() or (model / "weights").read_text() != weights:
+            (model / "weights").write_text(weights)
+        encoder = FakeEncoder()
+        config = JobConfig(dataset="D", out_dir=tmp_path, model=str(model), device="cpu")
+        run_job(config, numbers(9), lambda device, encoder=encoder: encoder, "fake")
+        calls.append(sum(encoder.calls))
+    assert calls == [9, 9, 0]
+
+
 def test_parts_of_other_settings_are_not_mixed(tmp_path):
     with pytest.raises(ValueError, match="1 of 9"):
         job(tmp_path, numbers(9), FakeEncoder(["item 3"]))
