@@ -55,6 +55,11 @@ def check_sources(config: JobConfig) -> None:
         find_config(config.model)
 
 
+def model_place(model: str) -> str:
+    """The model as workers elsewhere find it: a folder by its whole path, a name of the hub as it is."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
 def model_files(model: str) -> list[list]:
     """Name, size and time of each file in the model's folder, which may be trained anew; none of a model of the hub."""
     files = sorted(path for path in Path(model).glob("*") if path.is_file())

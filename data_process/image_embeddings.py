@@ -16,7 +16,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data_process.embedding_inputs import add_input_flags, load_inputs
-from data_process.embedding_jobs import JobConfig, add_job_flags, check_sources, run_job
+from data_process.embedding_jobs import JobConfig, add_job_flags, check_sources, model_place, run_job
 from src.common.cli import new_parser, user_errors
 
 
@@ -31,7 +31,7 @@ def extract(config: ImageConfig) -> Path:
     from data_process.image_encoders import ImageEncoder
 
     check_sources(config)
-    build = partial(ImageEncoder, config.model, dtype=config.dtype)
+    build = partial(ImageEncoder, model_place(config.model), dtype=config.dtype)
     return run_job(config, load_inputs(config), build, Path(config.model).name)
 
 

@@ -19,7 +19,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data_process.embedding_inputs import add_input_flags, load_inputs, name_of_inputs
-from data_process.embedding_jobs import JobConfig, add_job_flags, check_sources, run_job
+from data_process.embedding_jobs import JobConfig, add_job_flags, check_sources, model_place, run_job
 from src.common.cli import check_at_least, new_parser, user_errors
 
 POOLINGS = ("mean", "last", "eos")
@@ -66,7 +66,7 @@ def encoder_of(config: QwenConfig) -> Callable:
     from data_process.encoders import Encoder
 
     settings = {"max_length": config.max_length, "pooling": config.pooling, "dtype": config.dtype}
-    return partial(Encoder, config.model, **settings)
+    return partial(Encoder, model_place(config.model), **settings)
 
 
 def build_parser() -> argparse.ArgumentParser:

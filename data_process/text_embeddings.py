@@ -18,7 +18,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data_process.embedding_inputs import add_input_flags, load_inputs, name_of_inputs
-from data_process.embedding_jobs import JobConfig, add_job_flags, check_sources, run_job
+from data_process.embedding_jobs import JobConfig, add_job_flags, check_sources, model_place, run_job
 from src.common.cli import check_at_least, new_parser, user_errors
 
 POOLINGS = ("mean", "cls", "last", "eos")
@@ -55,8 +55,8 @@ def encoder_of(config: TextConfig) -> Callable:
 
     settings = {"max_length": config.max_length, "dtype": config.dtype, "prompt": config.prompt}
     if config.pooling is None and is_sentence_encoder(config.model):
-        return partial(SentenceEncoder, config.model, **settings)
-    return partial(Encoder, config.model, **settings, pooling=config.pooling or "mean", chat=False)
+        return partial(SentenceEncoder, model_place(config.model), **settings)
+    return partial(Encoder, model_place(config.model), **settings, pooling=config.pooling or "mean", chat=False)
 
 
 def build_parser() -> argparse.ArgumentParser:
