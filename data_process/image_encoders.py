@@ -21,11 +21,15 @@ class ImageEncoder:
         self.device = device
         try:
             self.processor = AutoImageProcessor.from_pretrained(model)
-            self.model, loading = AutoModel.from_pretrained(
-                model, dtype=torch_dtype(dtype, device), output_loading_info=True
-            )
         except ImportError as error:  # weights of timm need that package
             raise ValueError(f"--model {model} needs a package that is absent: {str(error).strip()}") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--model {model} does not say how to prepare pictures, so it is no image encoder"
+            ) from error
+        self.model, loading = AutoModel.from_pretrained(
+            model, dtype=torch_dtype(dtype, device), output_loading_info=True
+        )
         self.model.eval().to(device)
         self.has_pooler = not any("pooler" in name or "head" in name for name in loading["missing_keys"])
 

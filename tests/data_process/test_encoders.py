@@ -289,3 +289,8 @@ def test_a_pooler_that_no_checkpoint_brought_is_not_used(towers):
     first = ImageEncoder(str(towers / "vit"), CPU).encode([""], [picture])
     torch.manual_seed(2)
     np.testing.assert_array_equal(first, ImageEncoder(str(towers / "vit"), CPU).encode([""], [picture]))
+
+
+def test_a_text_encoder_sees_no_pictures(data, bert):
+    with pytest.raises(ValueError, match="is no image encoder"):
+        image_embeddings.extract(ImageConfig(dataset="Demo", data_path=data, model=str(bert), device="cpu"))
