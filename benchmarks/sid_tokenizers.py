@@ -66,16 +66,14 @@ def embeddings(dataset: str, folder: Path) -> tuple[Path, Path] | None:
     if source is None:
         print(f"{dataset}: skipped, it is absent; set GREC_DATA to the folder that holds it")
         return None
-    from data_process import collaborative_embeddings, simple_embeddings
+    from data_process import cf_embeddings, simple_embeddings
 
     has_images = (source / "images").is_dir()
     simple = simple_embeddings.SimpleConfig(
         dataset=dataset, data_path=source.parent, out_dir=folder, name="simple", image=has_images
     )
-    collaborative = collaborative_embeddings.CollaborativeConfig(
-        dataset=dataset, data_path=source.parent, out_dir=folder
-    )
-    return simple_embeddings.extract(simple), collaborative_embeddings.extract(collaborative)
+    collaborative = cf_embeddings.CollaborativeConfig(dataset=dataset, data_path=source.parent, out_dir=folder)
+    return simple_embeddings.extract(simple), cf_embeddings.extract(collaborative)
 
 
 def measured(dataset: str, name: str, paths: tuple[Path, Path], folder: Path, quick: bool) -> dict[str, Any]:

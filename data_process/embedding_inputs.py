@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.common.artifacts import ITEM_FIELDS, DatasetPaths, dataset_paths, find_images, load_items, read_json
+from src.common.artifacts import (
+    ENRICHED_LISTS,
+    ITEM_FIELDS,
+    MAKE_ENRICHED,
+    DatasetPaths,
+    dataset_paths,
+    find_images,
+    load_enriched_items,
+    load_items,
+)
 from src.common.cli import add_switch
 
-ENHANCED_FIELDS = ("enhanced_title", "tags", "highlights", "characteristics")
+ENHANCED_FIELDS = ("enhanced_title", *ENRICHED_LISTS)
 MODES = {"orig": ITEM_FIELDS, "enhanced": ENHANCED_FIELDS, "orig_enhanced": ITEM_FIELDS + ENHANCED_FIELDS}
 
 
@@ -56,13 +65,8 @@ def load_inputs(config: InputConfig) -> EmbeddingInputs:
 
     paths = dataset_paths(config.data_path, config.dataset)
     items = load_items(paths)
-    texts = _load_texts(paths, config.mode)
+    texts = _load_texts(paths, items, config.mode)
     item_ids = sorted(items)
-    if missing := [item for item in item_ids if item not in texts]:
-        raise ValueError(
-            f"{paths.file('item_enriched_v2.json')} lacks {len(missing)} of {len(items)} items, the first being"
-            f" {missing[0]}. Enrich them with: python3 data_process/data_enricher.py"
-        )
     found = find_images(paths, items, config.image_path) if config.image else {}
     if config.image and len(found) < len(items):
         logger.warning(f"{len(items) - len(found)} of {len(items)} items have no picture in {paths.folder}")
@@ -75,13 +79,20 @@ def load_inputs(config: InputConfig) -> EmbeddingInputs:
     )
 
 
-def _load_texts(paths: DatasetPaths, mode: str) -> dict[int, str]:
+def _load_texts(paths: DatasetPaths, items: Mapping[int, Mapping[str, Any]], mode: str) -> dict[int, str]:
+    """The text of each item; items whose enrichment has failed keep their original one."""
+    from src.common.log import logger
+
     if mode == "orig":
-        table: Mapping[Any, Mapping[str, Any]] = load_items(paths)
-    else:
-        remedy = "Make it with: python3 data_process/data_enricher.py; or use --mode orig"
-        table = read_json(paths.file("item_enriched_v2.json"), remedy)
-    return {int(item): item_text(fields, mode) for item, fields in table.items()}
+        return {item: item_text(fields, mode) for item, fields in items.items()}
+    enriched = load_enriched_items(paths)
+    missing = [item for item in items if item not in enriched]
+    if len(missing) == len(items):
+        raise ValueError(f"{paths.file('item_enriched_v2.json')} has no item of {paths.dataset}: {MAKE_ENRICHED}")
+    if missing:
+        logger.warning(f"{len(missing)} of {len(items)} items are not enriched and keep their original text")
+    texts = {item: item_text({**items[item], **fields}, mode) for item, fields in enriched.items() if item in items}
+    return {**{item: item_text(items[item], "orig") for item in missing}, **texts}
 
 
 def item_text(fields: Mapping[str, Any], mode: str) -> str:
@@ -95,23 +106,32 @@ def item_text(fields: Mapping[str, Any], mode: str) -> str:
     return "\n".join(lines)
 
 
-def add_input_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `InputConfig`, with dashes and underscores alike."""
+def add_input_flags(
+    parser: argparse.ArgumentParser, texts: bool = True, pictures: bool = True, name: bool = True
+) -> None:
+    """The flags of `InputConfig`, with dashes and underscores alike, for an extractor of texts, of pictures or both.
+
+    Args:
+        name: the user may name the embeddings.
+    """
     parser.add_argument("--dataset", required=True, help="name of the dataset")
     parser.add_argument(
         *("--data_path", "--data-path"), type=Path, default=InputConfig.data_path, help="folder that holds <dataset>/"
     )
     parser.add_argument(*("--out-dir", "--out_dir"), type=Path, help="folder to write to; default: the dataset's")
-    parser.add_argument("--name", help="<dataset>.emb-<name>.npy; default: after the extractor and its inputs")
-    parser.add_argument("--mode", choices=MODES, default=InputConfig.mode, help="which texts of an item count")
-    parser.add_argument(*("--no-image", "--no_image"), dest="image", action="store_false", help="texts only")
-    parser.add_argument(*("--image-only", "--image_only"), action="store_true", help="pictures only")
-    parser.add_argument(
-        *("--image_path", "--image-path"), default=InputConfig.image_path, help="the dataset's folder of pictures"
-    )
-    add_switch(
-        parser, *("--skip_bad_images", "--skip-bad-images"), help="take pictures that do not decode for missing ones"
-    )
+    if name:
+        parser.add_argument("--name", help="<dataset>.emb-<name>.npy; default: after the extractor and its inputs")
+    if texts:
+        parser.add_argument("--mode", choices=MODES, default=InputConfig.mode, help="which texts of an item count")
+    if texts and pictures:
+        parser.add_argument(*("--no-image", "--no_image"), dest="image", action="store_false", help="texts only")
+        parser.add_argument(*("--image-only", "--image_only"), action="store_true", help="pictures only")
+    if pictures:
+        parser.add_argument(
+            *("--image_path", "--image-path"), default=InputConfig.image_path, help="the dataset's folder of pictures"
+        )
+        flags = ("--skip_bad_images", "--skip-bad-images")
+        add_switch(parser, *flags, help="take pictures that do not decode for missing ones")
 
 
 def name_of_inputs(config: InputConfig) -> str:

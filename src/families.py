@@ -99,14 +99,13 @@ def model_type_of(model: str | Path) -> str:
 
 
 # ---- what a folder holds ---------------------------------------------------------------------------------------------
-def check_base_model(model: str | Path, model_type: str | None = None) -> None:
-    """Refuses a model that is not there, or is of the wrong family, as far as this machine's files tell.
+def find_config(model: str | Path) -> Path | None:
+    """The config.json of a model; None where it is on the hub, which is not asked.
 
-    `owner/name` is taken for a name on the hub, unless there is a folder `owner` here; the hub is not asked for
-    anything else, which must be a path.
+    `owner/name` is taken for a name on the hub, unless there is a folder `owner` here; anything else must be a path.
 
     Raises:
-        FileNotFoundError, ValueError: as said.
+        FileNotFoundError: the model is not there, as far as this machine's files tell.
     """
     folder, config = Path(model), Path(model, "config.json")
     if not folder.is_dir():
@@ -124,10 +123,22 @@ def check_base_model(model: str | Path, model_type: str | None = None) -> None:
                     f"there is no model at {model}: it is neither a folder nor in the cache, and HF_HUB_OFFLINE forbids"
                     f" to fetch it. Give a folder with weights"
                 )
-            return
+            return None
         config = Path(cached)
     if not config.is_file():
         raise FileNotFoundError(f"there is no model at {model}: it has no config.json. Give a folder with weights")
+    return config
+
+
+def check_base_model(model: str | Path, model_type: str | None = None) -> None:
+    """Refuses a model that is not there, or is of the wrong family, as far as this machine's files tell.
+
+    Raises:
+        FileNotFoundError, ValueError: as said.
+    """
+    config = find_config(model)
+    if config is None:
+        return
     table = read_json(config)
     family_of_config(model, table.get("model_type"), model_type)
     text = table.get("text_config") or table
