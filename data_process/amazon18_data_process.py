@@ -47,10 +47,10 @@ def open_source(config: AmazonConfig) -> Source:
         schema = {"reviewerID": pl.String, "asin": pl.String, "unixReviewTime": pl.Int64}
         reviews = json_blocks(ratings.path, schema, list(schema), ratings)
         blocks = (block.rename(REVIEW_FIELDS) for block in reviews)
-    return Source(blocks, item_blocks(metadata), tallies=[ratings, metadata])
+    return Source(blocks, item_blocks(metadata, config.image_urls), tallies=[ratings, metadata])
 
 
-def item_blocks(tally: "Tally") -> "Iterator[pl.DataFrame]":
+def item_blocks(tally: "Tally", image_urls: bool) -> "Iterator[pl.DataFrame]":
     """The items of a metadata file, in the form that `Source` asks for."""
     import polars as pl
 
@@ -58,21 +58,23 @@ def item_blocks(tally: "Tally") -> "Iterator[pl.DataFrame]":
 
     texts = pl.List(pl.String)
     schema = {"asin": pl.String, "title": pl.String, "brand": pl.String, "description": texts, "category": texts}
-    schema |= {"imageURLHighRes": texts, "imageURL": texts}
-    large = pl.col("imageURLHighRes")
+    columns = [
+        pl.col("asin").alias("item"),
+        "title",
+        pl.col("description").list.join(" ", ignore_nulls=True),
+        pl.col("brand").str.replace(r"^\s*by\s*\n\s*", ""),  # "by\n    Nintendo", as the page had it
+        # The last category of some items is a piece of the page.
+        pl.col("category")
+        .list.eval(pl.element().filter(~pl.element().str.contains("</span>", literal=True)))
+        .list.join(", ", ignore_nulls=True)
+        .alias("categories"),
+    ]
+    if image_urls:
+        schema |= {"imageURLHighRes": texts, "imageURL": texts}
+        large = pl.col("imageURLHighRes")
+        columns.append(pl.when(large.list.len() > 0).then(large).otherwise("imageURL").alias("image_urls"))
     for block in json_blocks(tally.path, schema, ["asin"], tally):
-        yield block.select(
-            pl.col("asin").alias("item"),
-            "title",
-            pl.col("description").list.join(" ", ignore_nulls=True),
-            pl.col("brand").str.replace(r"^\s*by\s*\n\s*", ""),  # "by\n    Nintendo", as the page had it
-            # The last category of some items is a piece of the page.
-            pl.col("category")
-            .list.eval(pl.element().filter(~pl.element().str.contains("</span>", literal=True)))
-            .list.join(", ", ignore_nulls=True)
-            .alias("categories"),
-            pl.when(large.list.len() > 0).then(large).otherwise("imageURL").alias("image_urls"),
-        )
+        yield block.select(columns)
 
 
 def build_parser() -> argparse.ArgumentParser:
