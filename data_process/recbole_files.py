@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import polars as pl
 
-from data_process.interactions import offsets_of
 from data_process.raw_files import Header, Tally, csv_blocks, header_columns
 from src.common.artifacts import ITEM_FIELDS, DatasetPaths, atomic_path
+from src.tasks.catalogue import Split, load_catalogue
 
 if TYPE_CHECKING:
     from data_process.preparation import Prepared
 
-ATOMIC_FILES = ("inter", "item", "train.inter", "valid.inter", "test.inter")
 INTERACTION_FIELDS = {"user": "user_id", "item": "item_id", "time": "timestamp"}
 TICKS = 1000  # of a second: RecBole writes seconds as floats
 
@@ -59,7 +58,7 @@ def write_atomic_files(paths: DatasetPaths, prepared: "Prepared", ticks: int, ma
     if items is not None:
         texts = {f"{field}:token_seq": items[field].str.replace_all(r"\s", " ") for field in ITEM_FIELDS}
         _write(paths.file("item"), pl.DataFrame({"item_id:token": np.arange(items.height), **texts}))
-    _write_samples(paths, prepared, max_his_len)
+    _write_samples(paths, max_his_len)
 
 
 def _write(path: Path, frame: pl.DataFrame) -> None:
@@ -67,22 +66,12 @@ def _write(path: Path, frame: pl.DataFrame) -> None:
         frame.write_csv(temporary, separator="\t", quote_style="never")
 
 
-def _write_samples(paths: DatasetPaths, prepared: "Prepared", max_his_len: int) -> None:
-    """One line for each target that has a history."""
-    offsets = offsets_of(prepared.interactions.users)
-    words = prepared.interactions.items.astype(str)
-    lengths = np.diff(offsets)
-    if prepared.ends is None:  # leave-one-out, where users with one or two items only train
-        train = np.where(lengths < 3, lengths, lengths - 2)
-        valid = np.where(lengths < 3, lengths, lengths - 1)
-    else:
-        train, valid = prepared.ends[:, 0], prepared.ends.sum(1)
-    parts = {"train": (np.ones_like(train), train), "valid": (train, valid), "test": (valid, lengths)}
-    for part, (starts, ends) in parts.items():
+def _write_samples(paths: DatasetPaths, max_his_len: int) -> None:
+    """One line for each target that has a history, of the sequences just written."""
+    catalogue = load_catalogue(paths.data_path, paths.dataset, needs_texts=False)
+    for part in get_args(Split):
         with atomic_path(paths.file(f"{part}.inter")) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write("user_id:token\titem_id_list:token_seq\titem_id:token\n")
-            for user, (offset, start, end) in enumerate(zip(offsets, np.maximum(starts, 1), ends, strict=False)):
-                sequence = words[offset : offset + end].tolist()
-                for position in range(start, end):
-                    history = " ".join(sequence[max(0, position - max_his_len) : position])
-                    file.write(f"{user}\t{history}\t{sequence[position]}\n")
+            for user, position in zip(*map(np.ndarray.tolist, catalogue.next_item_targets(part)), strict=True):
+                history = " ".join(map(str, catalogue.history(user, position, max_his_len).tolist()))
+                file.write(f"{catalogue.users[user]}\t{history}\t{catalogue.target(user, position)}\n")

@@ -199,12 +199,17 @@ def join_catalogues(catalogues: Sequence[Catalogue]) -> tuple[SidIndex, dict[int
     return index, items
 
 
+def leave_one_out_ends(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the training and the validation part of sequences of these lengths; with one or two items all trains."""
+    whole = lengths < 3
+    return np.where(whole, lengths, lengths - 2), np.where(whole, lengths, lengths - 1)
+
+
 def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the training and the validation part of each user: the file's, or leave-one-out."""
     given = artifacts.load_splits(paths)
     if given is None:
-        whole = lengths < 3
-        return np.where(whole, lengths, lengths - 2), np.where(whole, lengths, lengths - 1)
+        return leave_one_out_ends(lengths)
     path = paths.file("split.json")
     ends = np.empty((len(users), 2), np.int64)
     for row, user in enumerate(users):
