@@ -132,6 +132,8 @@ def csv_blocks(
         if has_header:
             block, has_header = block.partition(b"\n")[2], False
             tally.lines += 1
+            if not block:
+                continue
         frame = pl.read_csv(
             block,
             has_header=False,
@@ -140,6 +142,8 @@ def csv_blocks(
             separator=separator,
             quote_char=None,  # a stray quote must not swallow the lines after it
             ignore_errors=True,
+            missing_columns="insert",
+            extra_columns="ignore",
             truncate_ragged_lines=True,
         )
         yield _usable(frame.rename(dict(zip(frame.columns, order, strict=True))), required or order, block, tally)
