@@ -85,7 +85,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def size_rows(folder: Path, num_ratings: int, runs: int) -> Iterator[Row]:
-    """Both sides at one size, in turn; ours once more, with another hash seed, for the comparison of bytes."""
+    """Both sides at one size, in turn; ours once more, under another hash seed, to compare the bytes."""
     num_items = num_ratings // RATINGS_PER_ITEM
     files = write_raw(folder / "raw", DATASET, num_ratings, num_items)
     ours, rival = [], []
