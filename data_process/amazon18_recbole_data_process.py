@@ -45,7 +45,7 @@ def open_source(config: RecBoleConfig) -> Source:
     if config.input_format == "amazon18":
         return amazon18_data_process.open_source(config)
     from data_process.raw_files import Tally, find_file, header_columns
-    from data_process.recbole_files import TICKS, interaction_blocks, item_blocks
+    from data_process.recbole_files import TICKS, TIME_FIELD, interaction_blocks, item_blocks
 
     name = config.dataset
     file = find_file(config.input_path, [f"{name}.inter"], "--interactions_file", config.interactions_file)
@@ -58,7 +58,8 @@ def open_source(config: RecBoleConfig) -> Source:
         tallies.append(Tally(file))
         items = item_blocks(tallies[1], header_columns(file, "\t"))
     logger.info("reading %s", ", ".join(str(tally.path) for tally in tallies))
-    return Source(interaction_blocks(interactions), items, TICKS, tallies)
+    has_times = TIME_FIELD in header_columns(interactions.path, "\t").names
+    return Source(interaction_blocks(interactions), items, has_times, TICKS, tallies)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -48,7 +48,7 @@ def open_source(config: AmazonConfig) -> Source:
     logger.info("interactions: %s, items: %s", ", ".join(map(str, files)), metadata.path)
     tallies = [Tally(file) for file in files]
     blocks = chain.from_iterable(map(interaction_blocks, tallies))
-    return Source(blocks, item_blocks(metadata), MILLISECONDS, [*tallies, metadata])
+    return Source(blocks, item_blocks(metadata), ticks=MILLISECONDS, tallies=[*tallies, metadata])
 
 
 def interaction_blocks(tally: "Tally") -> "Iterator[pl.DataFrame]":

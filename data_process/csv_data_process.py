@@ -56,13 +56,14 @@ def open_source(config: TableConfig) -> Source:
 
     interactions = Table(config.input_path, "--input_path", config.separator)
     wanted = {"--user_column": config.user_column, "--item_column": config.item_column}
-    if config.time_column:
+    has_times = bool(config.time_column)
+    if has_times:
         wanted["--time_column"] = config.time_column
     interactions.check(wanted)
     ticks_of_unit = TIME_UNITS[config.time_unit]
     blocks = interaction_blocks(interactions, config.user_column, config.item_column, config.time_column, ticks_of_unit)
     if config.items_file is None:
-        return Source(blocks, None, TICKS, [interactions.tally])
+        return Source(blocks, None, has_times, TICKS, [interactions.tally])
     items = Table(config.items_file, "--items_file", config.separator)
     columns = {"item": config.items_item_column or config.item_column, "title": config.title_column}
     items.check({"--items_item_column": columns["item"], "--title_column": columns["title"]})
@@ -75,7 +76,8 @@ def open_source(config: TableConfig) -> Source:
     if config.image_column:
         items.check({"--image_column": config.image_column})
         columns["image"] = config.image_column
-    return Source(blocks, item_blocks(items, columns), TICKS, [interactions.tally, items.tally])
+    tallies = [interactions.tally, items.tally]
+    return Source(blocks, item_blocks(items, columns), has_times, TICKS, tallies)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 `<DS>.inter.json` is written last: where it is, everything else is.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -103,8 +104,6 @@ def write_items(path: Path, items: pl.DataFrame) -> None:
 
 def write_image_urls(path: Path, urls: Sequence[Sequence[str] | None]) -> None:
     """`{"<item>": [url, ...]}`, best picture first; items without one are left out."""
-    import json
-
     write_table(path, (f'"{item}": {json.dumps(list(given))}' for item, given in enumerate(urls) if given))
 
 

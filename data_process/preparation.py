@@ -61,7 +61,7 @@ class Source:
     """Raw data as frames of some thousand rows; reading has not begun.
 
     Attributes:
-        interactions: frames with user, item (text) and perhaps time (int64), in the order of the input.
+        interactions: frames with user, item (text) and, if `has_times`, time (int64), in the order of the input.
         items: frames with item, title, description, brand, categories (text) and perhaps image (a path below the
             dataset's folder) or image_urls (a list); None: nothing is known of items.
         ticks: of time, in one second.
@@ -70,6 +70,7 @@ class Source:
 
     interactions: "Iterable[pl.DataFrame]"
     items: "Iterable[pl.DataFrame] | None"
+    has_times: bool = True
     ticks: int = 1
     tallies: "list[Tally]" = field(default_factory=list)
 
@@ -131,17 +132,16 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
     """
     from data_process.dataset_files import check_target, write_interactions
     from data_process.dataset_statistics import write_statistics
-    from data_process.interactions import read_interactions, renumbered, temporal_ends
+    from data_process.interactions import renumbered, temporal_ends
 
     check_target(config.paths, config.overwrite)
+    if config.split == "temporal" and not source.has_times:
+        raise ValueError("--split temporal needs times, and the input has none: name their column, or split otherwise")
     funnel = Funnel()
-    interactions = read_interactions(source.interactions)
-    interactions, table = _select(config, source, interactions, funnel)
+    interactions, table = _select(config, source, funnel)
     for tally in source.tallies:
         tally.report()
     _check_times(interactions, source.ticks)
-    if config.split == "temporal" and interactions.times is None:
-        raise ValueError("--split temporal needs times, and the input has none: name their column, or split otherwise")
     ids = renumbered(interactions)
     items = None
     if table is not None:
@@ -165,20 +165,19 @@ def _check_times(interactions: "Interactions", ticks: int) -> None:
         )
 
 
-def _select(
-    config: PreparationConfig, source: Source, interactions: "Interactions", funnel: Funnel
-) -> "tuple[Interactions, ItemTable | None]":
+def _select(config: PreparationConfig, source: Source, funnel: Funnel) -> "tuple[Interactions, ItemTable | None]":
     """The k-core, in order, without repeats, of items that have texts; and these texts.
 
     The core of all that was read holds the core of what repeats and unknown items leave, and is found without sorting:
     so it comes first, and the rest of the work is on what may stay.
     """
-    from data_process.interactions import core_rows, in_order, without_repeats
+    from data_process.interactions import core_rows, in_order, read_interactions, without_repeats
     from data_process.item_texts import ItemTable
 
     def core(interactions: "Interactions") -> "Interactions":
         return interactions.take(core_rows(interactions.users, interactions.items, config.user_k, config.item_k))
 
+    interactions = read_interactions(source.interactions)
     funnel.read = interactions.num_rows
     interactions = core(interactions)
     funnel.in_reach = interactions.num_rows

@@ -14,7 +14,8 @@ from src.tasks.catalogue import Split, load_catalogue
 if TYPE_CHECKING:
     from data_process.preparation import Prepared
 
-INTERACTION_FIELDS = {"user": "user_id", "item": "item_id", "time": "timestamp"}
+TIME_FIELD = "timestamp"
+INTERACTION_FIELDS = {"user": "user_id", "item": "item_id", "time": TIME_FIELD}
 TICKS = 1000  # of a second: RecBole writes seconds as floats
 
 
@@ -22,7 +23,7 @@ def interaction_blocks(tally: Tally) -> Iterator[pl.DataFrame]:
     """`<DS>.inter`: user, item, time in milliseconds; without the column timestamp, the order of the file counts."""
     header = header_columns(tally.path, "\t")
     wanted = dict(INTERACTION_FIELDS)
-    if "timestamp" not in header.names:
+    if TIME_FIELD not in header.names:
         del wanted["time"]
     columns = {new: header.of(old) for new, old in wanted.items()}
     for block in csv_blocks(tally.path, columns, tally, "\t", has_header=True, types={"time": pl.Float64}):
