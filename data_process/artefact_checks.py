@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from data_process.findings import Findings, some
+from data_process.item_texts import clean
+from data_process.preparation import YEAR_2200
 from src.common import artifacts
 from src.common.artifacts import DatasetPaths
 from src.common.images import undecodable
 from src.tasks.catalogue import leave_one_out_ends
 
-YEAR_2200 = 7_258_118_400  # unix seconds
 MAKE_AGAIN = "make it again from the raw data, together with the files beside it"
 
 
@@ -165,8 +166,6 @@ def _check_items(contents: Contents, findings: Findings) -> None:
         empty = [item for item, fields in contents.items.items() if not fields[name].strip()]
         if empty:
             findings.warn(path, f"{len(empty):,} items have no {name}, such as {some(empty)}")
-    from data_process.item_texts import clean
-
     raw = [
         item
         for item, fields in contents.items.items()
