@@ -51,8 +51,8 @@ class Table:
                 batch = next(batches, None)
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise ValueError(
-                    f"{self.flag} {self.path} cannot be read to its end ({_first_line(error)}): it is cut off, or has a"
-                    f" quote that is not closed"
+                    f"{self.flag} {self.path} cannot be read to its end ({_first_line(error)}): it is cut off, has"
+                    f" a quote that is not closed, or values that the flags do not fit"
                 ) from error
             if batch is None:
                 return
@@ -72,7 +72,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _text(column: str, kind: pl.DataType) -> pl.Expr:
-    """A column as text; lists are joined by commas, and nothing is null."""
+    """A column as text; lists are joined by commas."""
     value = pl.col(column)
     value = value.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if isinstance(kind, pl.List) else value
     return value.cast(pl.String)
@@ -100,14 +100,20 @@ def interaction_blocks(
 
 def _milliseconds(column: str, kind: pl.DataType, ticks_of_unit: float | None) -> pl.Expr:
     value = pl.col(column)
-    if kind.is_temporal():
-        return value.cast(pl.Datetime("ms")).dt.timestamp("ms")
+    if isinstance(kind, pl.Date | pl.Datetime):
+        return value.dt.timestamp("ms")
+    if not kind.is_numeric() and kind != pl.String:
+        raise ValueError(f"--time_column {column} holds {kind}: times are numbers, texts, dates or date-times")
     if ticks_of_unit is None:
-        return value.cast(pl.String).str.to_datetime(time_unit="ms", strict=False).dt.timestamp("ms")
+        return value.cast(pl.String).str.to_datetime(time_unit="ms", time_zone="UTC", strict=False).dt.timestamp("ms")
+    farthest = 1 << 62  # a wrong unit must come out as a late time, not wrap around
     if kind.is_integer():
         value = value.cast(pl.Int64)
-        return value * int(ticks_of_unit) if ticks_of_unit >= 1 else value // round(1 / ticks_of_unit)
-    return (value.cast(pl.Float64, strict=False) * ticks_of_unit).round().cast(pl.Int64, strict=False)
+        if ticks_of_unit < 1:
+            return value // round(1 / ticks_of_unit)
+        return value.clip(-farthest // int(ticks_of_unit), farthest // int(ticks_of_unit)) * int(ticks_of_unit)
+    ticks = (value.cast(pl.Float64, strict=False) * ticks_of_unit).round()
+    return ticks.clip(-farthest, farthest).cast(pl.Int64, strict=False)
 
 
 def item_blocks(table: Table, columns: Mapping[str, str]) -> Iterator[pl.DataFrame]:

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from datetime import date, datetime, timedelta, timezone
+from datetime import time as clock
 from itertools import pairwise
 from pathlib import Path
 
@@ -286,6 +288,36 @@ def test_the_plain_loop_agrees(raw18, shop, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("time", "unit", "seconds"),
+    [
+        ("2024-05-01 12:30:00", "text", 1_714_566_600),  # without a zone: UTC
+        ("2024-05-01T12:30:00Z", "text", 1_714_566_600),
+        ("2024-05-01 14:30:00+02:00", "text", 1_714_566_600),
+        ("2024-05-01", "text", 1_714_521_600),
+        ("1714566600.75", "s", 1_714_566_600),
+        (1_714_566_600_123_456_789, "ns", 1_714_566_600),
+        (1_714_566_600_999, "ms", 1_714_566_600),
+        (datetime(2024, 5, 1, 12, 30), "ns", 1_714_566_600),
+        (datetime(2024, 5, 1, 14, 30, tzinfo=timezone(timedelta(hours=2))), "s", 1_714_566_600),
+        (date(2024, 5, 1), "s", 1_714_521_600),
+    ],
+)
+def test_times_of_all_kinds(tmp_path, time, unit, seconds):
+    rows = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["i", "j"], "t": [time, time]})
+    rows.write_parquet(tmp_path / "r.parquet")
+    flags = ["--time_column", "t", "--time_unit", unit, "--user_k", "1", "--item_k", "1"]
+    run(csv_data_process, tmp_path / "r.parquet", tmp_path, *flags)
+    paths = dataset_paths(tmp_path, "Shop")
+    assert json.loads(paths.file("times.json").read_text()) == {"0": [seconds, seconds]}
+
+
+def test_a_time_of_the_day_is_no_time(tmp_path, capsys):
+    pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "t": [clock(12, 30)]}).write_parquet(tmp_path / "r.parquet")
+    said = refused(capsys, csv_data_process, tmp_path / "r.parquet", tmp_path, "--time_column", "t")
+    assert "--time_column t holds Time: times are numbers, texts, dates or date-times" in said
+
+
 # ---- splits ----------------------------------------------------------------------------------------------------------
 def test_temporal_split(raw18, tmp_path):
     run(amazon18_data_process, raw18, tmp_path, "--split", "temporal", "--valid_share", ".2", "--test_share", ".2")
@@ -378,9 +410,12 @@ def test_own_tables_that_cannot_be(tmp_path, capsys, flags, message):
     assert message in refused(capsys, csv_data_process, tmp_path / "r.csv", tmp_path, *flags)
 
 
-def test_milliseconds_taken_for_seconds(tmp_path, capsys):
-    write_lines(tmp_path / "r.csv", ["user_id,item_id,t", *(f"{r.user},{r.item},{r.time}000" for r in ratings())])
-    said = refused(capsys, csv_data_process, tmp_path / "r.csv", tmp_path, "--time_column", "t")
+@pytest.mark.parametrize(("suffix", "factor"), [("csv", 10**3), ("csv", 10**9), ("parquet", 10**3), ("parquet", 10**9)])
+def test_finer_units_taken_for_seconds(tmp_path, capsys, suffix, factor):
+    rows = pl.DataFrame([{"user_id": row.user, "item_id": row.item, "t": row.time * factor} for row in ratings()])
+    rows.write_csv(tmp_path / "r.csv")
+    rows.write_parquet(tmp_path / "r.parquet")
+    said = refused(capsys, csv_data_process, tmp_path / f"r.{suffix}", tmp_path, "--time_column", "t")
     assert "after the year 2200: times are in a finer unit than was thought" in said
 
 
