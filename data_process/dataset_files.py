@@ -22,13 +22,13 @@ NO_ID = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|^\s|\s$")  # would tear a l
 
 
 def check_target(paths: DatasetPaths, overwrite: bool) -> None:
-    """Refuses a folder that holds a dataset already, unless it may be overwritten, or that cannot be written to."""
-    target = paths.file("inter.json")
-    if target.exists() and not overwrite:
+    """Refuses a folder that holds files of a dataset, unless they may be overwritten, or that cannot be written to."""
+    there = [path for path in map(paths.file, OWN_FILES) if path.exists()]
+    if there and not overwrite:
         raise FileExistsError(
-            f"{target} exists: choose another --dataset or --output_path, or pass --overwrite True to make it anew"
+            f"{there[0]} exists: choose another --dataset or --output_path, or pass --overwrite to make it anew"
         )
-    check_writable(target)
+    check_writable(paths.file("inter.json"))
 
 
 def remove_former(paths: DatasetPaths) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 DAY, FIRST_DAY = 86_400, 1_356_998_400
 WITHOUT_METADATA = "B11"
 BROKEN = 3  # lines of the ratings
+SUFFIXES = ("inter.json", "times.json", "item.json", "item2id", "user2id")
 
 
 class Rating(NamedTuple):
@@ -93,3 +96,21 @@ def write_amazon23(folder: Path, category: str = "Shop") -> Path:
     for place in ("whole", "parts", "reviews"):
         write_lines(folder / place / f"meta_{category}.jsonl.gz", items)
     return folder
+
+
+# ---- entries ---------------------------------------------------------------------------------------------------------
+def run(entry, raw: Path, output: Path, *flags: str, plots: bool = False) -> None:
+    common = ["--dataset", "Shop", "--input_path", str(raw), "--output_path", str(output), "--plots", str(plots)]
+    entry.main([*common, *flags])
+
+
+def files(output: Path, suffixes=SUFFIXES) -> dict[str, bytes]:
+    return {suffix: (output / "Shop" / f"Shop.{suffix}").read_bytes() for suffix in suffixes}
+
+
+def refused(capsys, entry, raw, output, *flags) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run(entry, raw, output, *flags)
+    assert ended.value.code == 2
+    assert not (output / "Shop" / "Shop.inter.json").exists()
+    return capsys.readouterr().err
