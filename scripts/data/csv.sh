@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${INTERACTIONS:=./raw/interactions.csv}"
 : "${USER_COLUMN:=user_id}"
 : "${ITEM_COLUMN:=item_id}"
-: "${TIME_COLUMN:=timestamp}"
+: "${TIME_COLUMN=timestamp}" # empty: the order of the rows counts
 : "${TIME_UNIT:=s}" # s | ms | us | ns | text
 : "${OUTPUT_PATH:=./data}"
 : "${LOG_FILE:=./log/data/csv_${DATASET}_$(date +%Y%m%d%H%M%S).log}"
