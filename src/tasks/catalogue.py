@@ -68,9 +68,9 @@ class Catalogue:
         return np.diff(self.offsets)
 
     @property
-    def is_leave_one_out(self) -> bool:
+    def isleave_one_out_ends(self) -> bool:
         """Whether of every sequence of 3 items or more the last item tests and the one before it validates."""
-        return np.array_equal((self.train_end, self.valid_end), _leave_one_out(self.lengths))
+        return np.array_equal((self.train_end, self.valid_end), leave_one_out_ends(self.lengths))
 
     def history(self, user: int, position: int, max_his_len: int = 0) -> np.ndarray:
         """Items of `user` before `position`, oldest first; the last `max_his_len` of them (0: all)."""
@@ -204,8 +204,8 @@ def join_catalogues(catalogues: Sequence[Catalogue]) -> tuple[SidIndex, dict[int
     return index, items
 
 
-def _leave_one_out(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the training and the validation part of sequences of these lengths end."""
+def leave_one_out_ends(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the training and the validation part of sequences of these lengths; with one or two items all trains."""
     whole = lengths < 3
     return np.where(whole, lengths, lengths - 2), np.where(whole, lengths, lengths - 1)
 
@@ -214,7 +214,7 @@ def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> t
     """Ends of the training and the validation part of each user: the file's, or leave-one-out."""
     given = artifacts.load_splits(paths)
     if given is None:
-        return _leave_one_out(lengths)
+        return leave_one_out_ends(lengths)
     path = paths.file("split.json")
     ends = np.empty((len(users), 2), np.int64)
     for row, user in enumerate(users):
