@@ -68,7 +68,7 @@ class Catalogue:
         return np.diff(self.offsets)
 
     @property
-    def isleave_one_out_ends(self) -> bool:
+    def is_leave_one_out(self) -> bool:
         """Whether of every sequence of 3 items or more the last item tests and the one before it validates."""
         return np.array_equal((self.train_end, self.valid_end), leave_one_out_ends(self.lengths))
 
