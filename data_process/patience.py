@@ -1,10 +1,10 @@
 """How jobs over a network wait: for the next attempt, as long as a server asks to, and how long the whole will take."""
 
+import asyncio
 import email.utils
 import time
 from collections.abc import Mapping
 
-import anyio
 import tenacity
 
 REPORT_SECONDS = 10.0
@@ -68,7 +68,7 @@ class Pause:
 
     async def over(self) -> None:
         while (left := self.until - time.monotonic()) > 0:
-            await anyio.sleep(left)
+            await asyncio.sleep(left)
 
 
 class Progress:
