@@ -157,11 +157,11 @@ def with_values(row: Row, data: str) -> list[str]:
 
 
 def prepare(row: Row, data: str) -> None:
-    """Makes the SID index of a row where the row says how and it is not there yet; refuses where models are missing."""
+    """Makes what a row needs, where the row says how and it is not there yet; refuses where models are missing."""
     for name in row.needs:
         if not (ROOT / RESULTS / f"{name}.model").is_dir():
             raise ValueError(f"{row.name} puts trained models together: first run --rows {' '.join(row.needs)}")
-    if not row.before or (ROOT / row.index).is_file():
+    if all((ROOT / path).is_file() for path in row.made_before):
         return
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # so that python is this one
     for command in row.before:

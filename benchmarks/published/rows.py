@@ -38,7 +38,7 @@ class Row:
         entry: module that ranks and writes results.
         flags: of it, beyond --data_path, --dataset, --results_file and those that the protocol settles.
         index: of SIDs; None where there are none.
-        before: shell commands that make the index, run where it is absent.
+        before: shell commands that make the index, and perhaps the model that --ckpt_model names; run where one is absent.
         needs: rows whose models this one uses: run them first.
     """
 
@@ -65,6 +65,14 @@ class Row:
     def published(self) -> Figures | None:
         """What this row is measured against."""
         return PUBLISHED.get(self.name)
+
+    @property
+    def made_before(self) -> list[Path]:
+        """What `before` makes."""
+        if not self.before:
+            return []
+        model = self.flags[self.flags.index("--ckpt_model") + 1 :][:1] if "--ckpt_model" in self.flags else ()
+        return [Path(self.index), *(Path(folder, "config.json") for folder in model)]
 
     @property
     def results_file(self) -> Path:
@@ -122,6 +130,22 @@ LCREC_SMALL = shlex.split(
     " --share_prefix --max_valid_samples 500 --test_prompt_ids 0 --learning_rate 1e-3 --epochs 2 --warmup_ratio 0.05"
     " --train_data_sample_num 0,1500,300,600"
 )
+SMALL_RQVAE = (
+    "--layers 256 128 --e_dim 32 --num_emb_list 256 256 256 --epochs 400 --batch_size 1024"
+    " --lr_scheduler_type cosine --warmup_epochs 20 --normalize l2"
+)
+SMALL_TRAINING = (
+    "--tasks seqrec --share_prefix --train_prompt_sample_num 1 --epochs 4 --per_device_batch_size 16"
+    " --learning_rate 1e-3"
+    " --adam_beta2 .95 --warmup_ratio .05 --his_sep , --max_valid_samples 1000 --seed 42"
+)
+ENCODED = "results/benchmarks/embeddings"  # of real encoders: where `python -m benchmarks.embeddings` keeps them
+ENCODED_TABLES = {
+    "text": ("text", "minilm"),
+    "image": ("image", "efficientnet"),
+    "both": ("text and image", "fused"),
+    "shuffled": ("text and another item's image", "shuffled"),
+}
 HMWEEK = {"text": ("text", "--no-image"), "image": ("image", "--image-only"), "both": ("text and image", "")}
 
 
@@ -143,6 +167,36 @@ def sasrec_rows(dataset: str) -> list[Row]:
         baseline(f"{dataset}/sasrec-{protocol.history}", title, "sasrec", protocol, *patience)
         for protocol in (MASKED, UNMASKED)
     ]
+
+
+def grec_rows(dataset: str, tables: dict[str, tuple[str, str]], encode: str) -> list[Row]:
+    """A tiny text model of ours, trained from random weights on nothing but histories, for each SID table.
+
+    Args:
+        tables: of each: what its SIDs are made from, name of the embeddings.
+        encode: command that makes all the embeddings, in ENCODED.
+    """
+    rows, tiny = [], RESULTS / dataset / "tiny-qwen2"
+    for table, (made_from, name) in tables.items():
+        folder, model = RESULTS / dataset / "index" / name, RESULTS / dataset / f"grec-{table}.model"
+        index = str(folder / f"{dataset}.index_{name}.json")
+        embeddings = f"{ENCODED}/{dataset}.emb-{name}.npy"
+        before = (
+            encode,
+            f"python -m index.main --data_path {embeddings} --ckpt_dir {folder} {SMALL_RQVAE}",
+            f"python -m index.generate_indices --dataset {dataset} --data_path {embeddings}"
+            f' --ckpt_path "$(ls -td {folder}/*/ | head -1)"',
+            f"python scripts/make_tiny_model.py --family qwen2 --out {tiny} --corpus"
+            f" {DATA}/{dataset}/{dataset}.item.json --seed 42",
+            f"python -m src.finetune.train_ddp --base_model {tiny} --model_type qwen2 --output_dir {model} --data_path"
+            f" {DATA} --dataset {dataset} --index_file {index} {SMALL_TRAINING}",
+        )
+        title = f"GRec, tiny model, SIDs of {made_from}"
+        flags = ("--ckpt_model", str(model), "--test_batch_size", "64")
+        rows.append(
+            Row(f"{dataset}/grec-{table}-masked", title, "qwen2", "src.seqrec.metric_ddp", MASKED, flags, index, before)
+        )
+    return rows
 
 
 def lcrec_row(dataset: str) -> Row:
@@ -226,6 +280,7 @@ def beauty() -> list[Row]:
 def hmweek() -> list[Row]:
     """With SIDs of text, of pictures, and of both, all made the same way: what the pictures add."""
     rows = [*quick_rows("HMWeek"), *sasrec_rows("HMWeek"), lcrec_row("HMWeek")]
+    rows += grec_rows("HMWeek", ENCODED_TABLES, "python -m benchmarks.embeddings")
     for table, (made_from, flag) in HMWEEK.items():
         folder = RESULTS / "HMWeek" / "index" / table
         embeddings = RESULTS / "HMWeek" / "emb"
@@ -253,6 +308,12 @@ def scientific() -> list[Row]:
     return [
         *quick_rows("Scientific"),
         *sasrec_rows("Scientific"),
+        *grec_rows(
+            "Scientific",
+            {"text": ENCODED_TABLES["text"]},
+            f"python -m data_process.text_embeddings --data_path {DATA} --dataset Scientific --out-dir {ENCODED}"
+            ' --name minilm --model "$TEXT_MODEL"',
+        ),
         lcrec_row("Scientific"),
         baseline("Scientific/lcrec-small-masked", "LC-Rec, a tiny model", "lcrec", MASKED, *small),
         baseline("Scientific/tiger-rkmeans-small", title, "tiger", MASKED, *SMALL, "20", index=index),
