@@ -38,7 +38,7 @@ class Row:
         entry: module that ranks and writes results.
         flags: of it, beyond --data_path, --dataset, --results_file and those that the protocol settles.
         index: of SIDs; None where there are none.
-        before: shell commands that make the index, and perhaps the model that --ckpt_model names; run where one is absent.
+        before: commands that make the index, and perhaps the model that --ckpt_model names; run where one is absent.
         needs: rows whose models this one uses: run them first.
     """
 
