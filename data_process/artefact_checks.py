@@ -215,14 +215,8 @@ def _check_image_urls(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("image_urls.json")
     if not path.is_file():
         return
-    table = findings.read(path, lambda: artifacts.read_json(path))
+    table = findings.read(path, lambda: artifacts.load_image_urls(path))
     if table is None:
-        return
-    is_table = isinstance(table, dict) and all(
-        isinstance(urls, list) and all(isinstance(url, str) for url in urls) for urls in table.values()
-    )
-    if not is_table:
-        findings.error(path, "it must hold {item: [address, ...]}", MAKE_AGAIN)
         return
     unknown = sorted(set(table) - set(map(str, contents.items)))
     if unknown:
