@@ -191,7 +191,10 @@ FAULTS = {
         lambda p: change(p, "item_enriched_v2.json", lambda t: t.update({"99": {"enhanced_title": "x"}})),
         "item_enriched_v2.json: 1 items are not in the catalogue, such as 99",
     ),
-    "addresses in a text": (lambda p: write(p, "image_urls.json", {"1": "https://x"}), "image_urls.json: it must hold"),
+    "addresses in a text": (
+        lambda p: write(p, "image_urls.json", {"1": "https://x"}),
+        "image_urls.json: item 1 must have a list of addresses",
+    ),
     "queries in a text": (
         lambda p: change(p, "user.json", lambda t: t["user_vague_intention"]["test"]["u5"].update(querys="one")),
         "must be a list of texts",
