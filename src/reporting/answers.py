@@ -17,6 +17,7 @@ LEAD = (
     " 1 where all words are there in their order, 0 where none is."
 )
 FACTS = {"samples": "num_samples", "parsed": "parsed", "BLEU": "bleu", "chrF": "chrf", "ROUGE-L": "rougeL"}
+SHOWN_AS = {"parsed": ".1%", "bleu": ".1f", "chrf": ".1f"}
 SHOWN_HISTORY = 8
 
 
@@ -76,8 +77,7 @@ def answers_body(
     means = {**summary, **summary["mean_results"]}
     pairs = {}
     for name, key in FACTS.items():
-        value = means.get(key)
-        pairs[name] = value if isinstance(value, int) else number(float("nan") if value is None else value)
+        pairs[name] = means[key] if key == "num_samples" else f"{means[key]:{SHOWN_AS.get(key, '.3f')}}"
     heading = f'<h1>Texts of {text(summary["model_name"])}</h1><p class="lead">{text(summary["test_task"])} on'
     heading += f" {text(summary['dataset'])}, {text(summary['split'])} split</p>"
     warning = (

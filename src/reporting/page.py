@@ -77,6 +77,7 @@ figure.target img, figure.target .words { outline: 2px solid var(--c0); outline-
 .sid .same { color: var(--hit); border-color: var(--hit); }
 .sid .wrong { color: var(--c4); border-color: var(--c4); font-weight: 700; }
 .answer { display: flex; gap: 12px 22px; } .answer > div:last-child { flex: 1; min-width: 0; }
+.answer .group:first-child { min-width: 0; }
 .answer figure, .answer figure img, .answer figure .words { width: 124px; }
 .answer figure img, .answer figure .words { height: 132px; object-fit: contain; }
 .fields { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 14px 26px; }

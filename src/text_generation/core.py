@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_MEASURED = 5000  # training answers among which the longest is looked for
 LONGER = 1.5  # than the longest of them may an answer be
+NUM_RESAMPLES = 1000  # of the bootstrap
 NOT_ASKED = (  # settings that change nothing of what is written
     "bertscore_model", "bertscore_layer", "embedding_model", "model_name", "results_file", "table_file", "page_items",
     "items", "html", "device",
@@ -115,8 +116,11 @@ def evaluate(config: TextConfig) -> Path:
     with Parts(predictions_path(path).with_suffix(".parts"), run_key(config, plan)) as parts:
         answers, told = write_answers(config, plan, parts)
     if answers is not None:
-        judged = [judge(config, plan, wording, answers[wording.prompt_id].texts) for wording in plan.wordings]
         first = plan.wordings[0]
+        judged = [  # the first wording stands for the others in the intervals of corpus metrics
+            judge(config, plan, wording, answers[wording.prompt_id].texts, NUM_RESAMPLES if wording is first else 0)
+            for wording in plan.wordings
+        ]
         copies = {
             kind: judge(config, plan, first, copied(plan, first, kind))[1]
             for kind in (COPIES if words_to_copy(first.answer if config.zero_shot else first.questions[None]) else ())

@@ -102,8 +102,6 @@ class Captioner:
         language = self.model.language_model
         self.encoder_decoder = bool(language.config.is_encoder_decoder)
         self.tokenizer.padding_side = "right" if self.encoder_decoder else "left"
-        if "qformer_tokenizer" in self.processor.__dict__:
-            self.processor.qformer_tokenizer.padding_side = "right"
         start = getattr(language.config, "decoder_start_token_id", None)
         self.plain = {
             "eos_token_id": self.tokenizer.eos_token_id,
@@ -128,10 +126,14 @@ class Captioner:
 
         questions = [self.texts.filled(template.prompt, int(number)) for number in numbers]
         pictures = [self.picture(int(self.samples.items[number])) for number in numbers]
-        options = {"padding": True, "truncation": False, "return_tensors": "pt"}
+        made = dict(self.processor(text=questions, images=pictures, padding=True, return_tensors="pt"))
+        if reader := getattr(self.processor, "qformer_tokenizer", None):
+            # The processor pads its questions on the side of the language model's, where their positions would shift.
+            read = reader(questions, padding=True, padding_side="right", truncation=True, return_tensors="pt")
+            made |= {f"qformer_{name}": read[name] for name in ("input_ids", "attention_mask")}
         inputs = {
             name: value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
-            for name, value in self.processor(text=questions, images=pictures, **options).items()
+            for name, value in made.items()
         }
         settings = decoding._asdict()
         if not decoding.do_sample:

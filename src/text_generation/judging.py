@@ -20,8 +20,10 @@ COPIES = ("copy title", "copy input")  # what a system without a model can say
 SHOWN = ("parsed", "bleu", "chrf", "sentence_bleu4", "rouge1", "rouge2", "rougeL", "length_ratio", "title_hit@1")
 
 
-def judge(config: TextConfig, plan: Plan, wording: Wording, answers: list[str]) -> tuple[Answered, Scores]:
-    """Fields and metrics of one system's answers."""
+def judge(
+    config: TextConfig, plan: Plan, wording: Wording, answers: list[str], num_resamples: int = 0
+) -> tuple[Answered, Scores]:
+    """Fields and metrics of one system's answers; intervals of corpus metrics where resamples are asked for."""
     texts = plan.texts
     references = [texts.reference(wording.answer, wording.labels, i) for i in range(len(plan.samples))]
     only = field_of(wording.answer)
@@ -31,7 +33,7 @@ def judge(config: TextConfig, plan: Plan, wording: Wording, answers: list[str]) 
         fields = [{only: words} if (words := " ".join(answer.split())) else {} for answer in answers]
     answered = Answered(plan.samples.keys, plan.samples.items, answers, fields, references, wording.prompt_id)
     answered = replace(answered, extra=grounding(plan, answered) | likeness(config, answered))
-    return answered, score(answered, plan.language)
+    return answered, score(answered, plan.language, num_resamples)
 
 
 def grounding(plan: Plan, answered: Answered) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ of the reference). Sample metrics are means over samples, 0 to 1, but for `sente
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,12 +17,11 @@ from src.text_generation.parse import entries
 CORPUS_METRICS = ("bleu", "chrf", "length_ratio")
 SAMPLE_METRICS = ("sentence_bleu1", "sentence_bleu4", "sentence_chrf", "rouge1", "rouge2", "rougeL", "token_f1")
 LIST_METRICS = ("tag_f1",)  # further sample metrics of fields that are lists
-NUM_RESAMPLES = 1000
-WORDS = re.compile(r"[a-z0-9]+|[\u3400-\u9fff]")
+WORDS = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
 
 
 class CharacterTokenizer:
-    """For ROUGE in Chinese: each character by itself, Latin words whole."""
+    """For ROUGE in Chinese, and words in common: each Chinese character by itself, other words whole."""
 
     def tokenize(self, text: str) -> list[str]:
         return WORDS.findall(text.lower())
@@ -64,30 +63,55 @@ def words_of(text: str, language: str) -> list[str]:
 
 
 class Corpus(NamedTuple):
-    """A metric of a whole list, its interval (95 %, bootstrap) and, for sacrebleu's, the signature."""
+    """A metric of a whole list, its interval (95 %, bootstrap over samples) and, for sacrebleu's, the signature."""
 
     value: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     signature: str | None
 
 
-def corpus_metrics(generated: Sequence[str], references: Sequence[str], language: str) -> dict[str, Corpus]:
-    """BLEU and chrF as sacrebleu's command line gives them, with its bootstrap of 1,000 resamples; length ratio."""
+def corpus_metrics(
+    generated: Sequence[str], references: Sequence[str], language: str, num_resamples: int = 0
+) -> dict[str, Corpus]:
+    """BLEU and chrF as sacrebleu's command line gives them, and the length ratio.
+
+    Args:
+        num_resamples: of the bootstrap; 0: no intervals.
+    """
     found = {}
     for name, metric in (("bleu", bleu_of(language)), ("chrf", chrf_of())):
-        score = metric.corpus_score(list(generated), [list(references)], n_bootstrap=NUM_RESAMPLES)
-        low, high = score._mean - score._ci, score._mean + score._ci
-        metric.n_bootstrap = None  # the signature is that of the score itself
-        found[name] = Corpus(float(score.score), (float(low), float(high)), str(metric.get_signature()))
-    written, wanted = (
-        np.array([len(words_of(text, language)) for text in texts], np.float64) for texts in (generated, references)
-    )
-    rng = np.random.default_rng(42)
-    drawn = rng.integers(len(written), size=(NUM_RESAMPLES, len(written)))
-    ratios = written[drawn].sum(1) / np.maximum(wanted[drawn].sum(1), 1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    ratio = float(written.sum() / max(wanted.sum(), 1))
-    return found | {"length_ratio": Corpus(ratio, (float(low), float(high)), None)}
+        score = metric.corpus_score(list(generated), [list(references)])
+        interval = None
+        if num_resamples:
+            stats = np.array(metric._extract_corpus_statistics(list(generated), [list(references)]), np.float64)
+            interval = _interval(
+                stats, lambda row, metric=metric: metric._compute_score_from_stats(row).score, num_resamples
+            )
+        found[name] = Corpus(float(score.score), interval, str(metric.get_signature()))
+    sizes = [[len(words_of(text, language)) for text in pair] for pair in zip(generated, references, strict=True)]
+    stats = np.array(sizes, np.float64)
+
+    def ratio(row: np.ndarray) -> float:
+        return float(row[0] / max(row[1], 1))
+
+    interval = _interval(stats, ratio, num_resamples) if num_resamples else None
+    return found | {"length_ratio": Corpus(ratio(stats.sum(0)), interval, None)}
+
+
+def _interval(
+    stats: np.ndarray, score_of: Callable[[np.ndarray], float], num_resamples: int, seed: int = 42
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (95 %) of a metric that is a function of summed counts: (M, C) of each sample.
+
+    sacrebleu's own bootstrap needs M x 1,000 x C numbers at a time, and fails where a resample scores 0.
+    """
+    rng = np.random.default_rng(seed)
+    scores = []
+    for _ in range(num_resamples):
+        times = np.bincount(rng.integers(len(stats), size=len(stats)), minlength=len(stats)).astype(np.float64)
+        scores.append(float(score_of(times @ stats)))
+    low, high = np.quantile(scores, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def sample_metrics(
@@ -102,6 +126,7 @@ def sample_metrics(
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     smoothing, rouge, chrf = SmoothingFunction().method1, rouge_of(language), chrf_of()
+    bag = CharacterTokenizer().tokenize
     weights = [(1.0,), (0.25,) * 4]
     columns: dict[str, list[float]] = {name: [] for name in SAMPLE_METRICS + LIST_METRICS * is_list}
     for text, reference in zip(generated, references, strict=True):
@@ -112,7 +137,7 @@ def sample_metrics(
             "sentence_bleu1": one,
             "sentence_bleu4": four,
             "sentence_chrf": chrf.sentence_score(text, [reference]).score,
-            "token_f1": f1(Counter(words), Counter(wanted)),
+            "token_f1": f1(Counter(bag(text)), Counter(bag(reference))),
             **{name: score.fmeasure for name, score in scores.items()},
         }
         if is_list:

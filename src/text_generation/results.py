@@ -71,8 +71,12 @@ def whole(fields: Mapping[str, str], order: Sequence[str]) -> str:
     return "\n".join(fields[name] for name in order if name in fields)
 
 
-def score(answered: Answered, language: str) -> Scores:
-    """Every metric, overall and of each field, where there are several."""
+def score(answered: Answered, language: str, num_resamples: int = 0) -> Scores:
+    """Every metric, overall and of each field, where there are several.
+
+    Args:
+        num_resamples: of the intervals of corpus metrics; 0: none.
+    """
     order = list(dict.fromkeys(name for fields in answered.references for name in fields))
     samples, corpus = {}, {}
     parts = {"": None} | ({name: name for name in order} if len(order) > 1 else {})
@@ -88,7 +92,8 @@ def score(answered: Answered, language: str) -> Scores:
             column = np.full(len(answered.keys), np.nan)
             column[there] = values
             samples[start + metric] = column
-        corpus |= {start + metric: c for metric, c in text_metrics.corpus_metrics(mine, right, language).items()}
+        corpus_metrics = text_metrics.corpus_metrics(mine, right, language, num_resamples)
+        corpus |= {start + metric: c for metric, c in corpus_metrics.items()}
     wanted = [set(fields) for fields in answered.references]
     found = [set(fields) for fields in answered.fields]
     samples["parsed"] = np.array([float(right <= mine) for mine, right in zip(found, wanted, strict=True)])
@@ -100,9 +105,11 @@ def score(answered: Answered, language: str) -> Scores:
 
 def intervals(all_scores: Sequence[Scores], keys: Sequence[str]) -> dict[str, list[float]]:
     """95 % intervals of the means over wordings, samples drawn anew; of corpus metrics that of the first wording."""
-    found = {name: list(value.interval) for name, value in all_scores[0].corpus.items()}
+    found = {name: list(value.interval) for name, value in all_scores[0].corpus.items() if value.interval}
     by_gap: dict[bytes, dict[str, np.ndarray]] = {}  # metrics of one field lack values for the same samples
     for name in all_scores[0].samples:
+        if any(name not in scores.samples for scores in all_scores):
+            continue
         values = np.mean([scores.samples[name] for scores in all_scores], axis=0)
         by_gap.setdefault(np.isnan(values).tobytes(), {})[name] = values
     for columns in by_gap.values():
