@@ -83,7 +83,7 @@ def summarize(
     answers: dict[int, "Answers"],
     told: dict[str, Any],
 ) -> dict[str, Any]:
-    """The content of a results file (docs/data_format.md)."""
+    """The content of a results file (docs/test_readme.md)."""
     scores = [part for _, part in judged]
     per_prompt = [part.means() for part in scores]
     names = [name for name in per_prompt[0] if all(name in means for means in per_prompt)]
