@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from src.common.artifacts import check_writable, write_json, write_text
-from src.common.distributed import barrier, finish, init_process_group, is_main, resolve_device, world_size
+from src.common.distributed import barrier, finish, init_process_group, is_main, resolve_device
 from src.common.log import logger, setup_logging
 from src.common.parts import Parts, cut_batches, key_of
 from src.common.record import plain
@@ -16,7 +16,7 @@ from src.text_generation.config import TextConfig
 from src.text_generation.judging import COPIES, copied, judge, rows_of, summarize, table_lines
 from src.text_generation.plan import Plan, Wording, check, holdout_of
 from src.text_generation.questions import make_samples, words_to_copy
-from src.text_generation.results import Answered, Scores, predictions_path, upsert, write_predictions
+from src.text_generation.results import Answered, Scores, predictions_path, read_table, upsert, write_predictions
 
 if TYPE_CHECKING:
     from src.text_generation.generator import Answers
@@ -51,13 +51,15 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
     generator = make_generator(config, plan.catalogue, plan.samples, device)
     training = make_samples(plan.task, plan.catalogue, "train", holdout_of(config))
     training = training.pick(np.arange(min(MOST_MEASURED, len(training))))
-    started, asked, limits = time.time(), 0, []
+    started, limits = time.time(), []
     for wording in plan.wordings:
         limit = dict.fromkeys(wording.questions, config.max_new_tokens)
         if not config.max_new_tokens:
             for field, template in wording.questions.items():
                 longest = generator.longest_answer(template, training)
-                limit[field] = max(8, math.ceil(LONGER * longest))
+                if not longest:
+                    raise ValueError(f"{plan.catalogue.name} has no training answer to measure: give --max_new_tokens")
+                limit[field] = math.ceil(LONGER * longest)
         limits.append(max(limit.values()))
         first = next(iter(wording.questions.values()))
         sizes = np.array([plan.texts.size(first, i) for i in range(len(plan.samples))])
@@ -71,9 +73,10 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
             # Texts of unlike lengths: numpy joins such arrays at the width of the longest.
             return {"texts": np.array(whole.texts, str), "cut": whole.cut, "control": whole.control}
 
-        asked += parts.work(wording.prompt_id, cut_batches(sizes, config.test_batch_size), ask, "writing")
+        parts.work(wording.prompt_id, cut_batches(sizes, config.test_batch_size), ask, "writing")
     barrier()
-    told = {"max_new_tokens": limits, "seconds": round(time.time() - started, 1), "asked": asked * world_size()}
+    told = {"max_new_tokens": limits, "seconds": round(time.time() - started, 1)}
+    finish()  # rank 0 judges alone, however long that takes
     if not is_main():
         return None, told
     found = {}
@@ -111,6 +114,7 @@ def evaluate(config: TextConfig) -> Path:
     path = config.results_path
     for file in (path, config.table_path):
         check_writable(file)
+    read_table(config.table_path)
     if path.exists():
         logger.info("%s is there already and will be replaced", path)
     with Parts(predictions_path(path).with_suffix(".parts"), run_key(config, plan)) as parts:
@@ -135,8 +139,6 @@ def evaluate(config: TextConfig) -> Path:
         for line in table_lines(summary):
             logger.info(line)
         logger.info("results in %s, predictions and page beside it, a row in %s", path, config.table_path)
-    barrier()
-    finish()
     return path
 
 

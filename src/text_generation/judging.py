@@ -38,7 +38,8 @@ def judge(
 
 def grounding(plan: Plan, answered: Answered) -> dict[str, np.ndarray]:
     """How well generated titles find their items; nothing where no title is asked for."""
-    slot = next((name for name in ("enhanced_title", "title") if name in answered.references[0]), None)
+    asked = {name for fields in answered.references for name in fields}
+    slot = next((name for name in ("enhanced_title", "title") if name in asked), None)
     if slot is None:
         return {}
     from src.text_generation.grounding import retrieval

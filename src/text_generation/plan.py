@@ -9,7 +9,7 @@ from src.common.artifacts import read_json
 from src.common.cli import check_at_least
 from src.common.distributed import check_device_name
 from src.common.log import logger
-from src.families import CAPTIONERS, caption_type, check_finetuned, check_index
+from src.families import CAPTIONERS, caption_type, check_finetuned, check_index, family_of_config
 from src.prompt import PromptSettings, check_templates, checkpoint_settings
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import ALIASES, KINDS, Task, Template, load_task, wording_ids
@@ -76,6 +76,7 @@ def check(config: TextConfig) -> Plan:
     wordings = make_wordings(config, task, settings.prompt_lang, bool(captioner))
     if not captioner:
         check_finetuned(config.ckpt_model, config.base_model, config.lora)
+        check_pictures(config, task, wordings)
         if not config.zero_shot:
             check_templates(config.ckpt_model, task)
     needs_sids = any({"sid", "history"} & t.slots for wording in wordings for t in wording.questions.values())
@@ -106,6 +107,15 @@ def check(config: TextConfig) -> Plan:
             raise ValueError(f"--shuffle_images: not every wording of {task.name} that is asked shows a picture")
         catalogue = replace(catalogue, image_files=shuffled(catalogue.image_files, samples.items, config.seed))
     return Plan(task, catalogue, samples, wordings, settings.prompt_lang, decoding, without_picture)
+
+
+def check_pictures(config: TextConfig, task: Task, wordings: list[Wording]) -> None:
+    """Refuses to show pictures to a model that takes none."""
+    model = Path(config.base_model) if config.lora else config.ckpt_model
+    if (model / "config.json").is_file() and any(wording.shows_pictures for wording in wordings):
+        kind = read_json(model / "config.json").get("model_type")
+        if not family_of_config(model, kind).vision:
+            raise ValueError(f"{task.name} shows pictures, and {model} is a {kind}, which takes only texts")
 
 
 def load_text_task(config: TextConfig, language: str) -> Task:

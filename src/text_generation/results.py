@@ -167,32 +167,36 @@ def read_results(results_file: Path) -> dict[str, Any]:
     return results
 
 
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a CSV table of models; both empty where it does not exist yet.
+
+    Raises:
+        ValueError: `path` is a table of something else.
+    """
+    if not path.is_file():
+        return [], []
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        names, rows = list(reader.fieldnames or ()), list(reader)
+    if names and not set(ROW_KEY) <= set(names):
+        raise ValueError(f"{path} is a table of something else, without {', '.join(ROW_KEY)}: give --table_file")
+    return names, rows
+
+
 def upsert(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Puts rows into a CSV table, each in place of the one with the same `ROW_KEY`.
 
     Other runs may do so at the same time: a lock beside the table makes them wait for each other, and no row is lost.
     Columns that a table has not had are added.
-
-    Raises:
-        ValueError: `path` is a table of something else.
     """
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        there: list[dict[str, Any]] = []
-        names: list[str] = []
-        if path.is_file():
-            with open(path, newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                names, there = list(reader.fieldnames or ()), list(reader)
-            if names and not set(ROW_KEY) <= set(names):
-                raise ValueError(
-                    f"{path} is a table of something else, without {', '.join(ROW_KEY)}: give --table_file"
-                )
-        table = {tuple(row[name] for name in ROW_KEY): row for row in there}
+        names, there = read_table(path)
+        table: dict[tuple[str, ...], Mapping[str, Any]] = {tuple(row[name] for name in ROW_KEY): row for row in there}
         for row in rows:
-            table[tuple(str(row[name]) for name in ROW_KEY)] = dict(row)
+            table[tuple(str(row[name]) for name in ROW_KEY)] = row
         names = list(dict.fromkeys([*ROW_KEY, *names, *(name for row in rows for name in row)]))
         with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names, restval="", lineterminator="\n")

@@ -425,6 +425,7 @@ def test_results_of_other_samples_do_not_compare(tmp_path, monkeypatch, capsys):
         ("qwen2", {"test_task": "index2item", "shuffle_images": True}, "--shuffle_images: not every wording"),
         ("qwen2_vl", {"image_path": "none"}, "text_enrich shows pictures, and .*none has none"),
         ("qwen2_vl", {"results_file": Path("/dev/null/x.json")}, "x.json cannot be written"),
+        ("qwen2", {}, "text_enrich shows pictures, and .*qwen2 is a qwen2, which takes only texts"),
         ("blip2", {"ckpt_model": "blip2"}, "is a blip-2, which GRec does not fine-tune"),
     ],
 )
