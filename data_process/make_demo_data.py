@@ -67,6 +67,11 @@ MATERIALS = {
     "sock": "merino wool",
 }
 FAMILY_WORDS = {"lines": "striped prints", "spots": "small repeated prints", "blocks": "geometric prints"}
+WARMTH = {  # a tag of each colour
+    **dict.fromkeys(("red", "orange", "yellow", "pink"), "warm"),
+    **dict.fromkeys(("lime", "green", "turquoise", "blue", "violet"), "cool"),
+    "grey": "neutral",
+}
 SYLLABLES = ("nor", "lan", "vik", "mir", "tos", "ber", "kar", "lun", "den", "ros", "sel", "fal")  # none begins another
 
 
@@ -161,7 +166,8 @@ def class_texts(text_class: int) -> dict[str, str]:
 def enriched_texts(text_class: int, attributes: Sequence[int] | None) -> dict[str, str | list[str]]:
     """What item_enriched_v2.json says of an item: a known function of its text and of what its picture shows.
 
-    The tags tell what only the picture shows, so that a model which does not look cannot get them right.
+    The tags tell the colour, which only the picture shows: a model that does not look cannot get them right. Of the
+    pattern, which is in the other fields, the maker tells one half.
 
     Args:
         attributes: kind, colour, pattern, size and tone; None where there are no pictures: then texts decide alone.
@@ -180,7 +186,7 @@ def enriched_texts(text_class: int, attributes: Sequence[int] | None) -> dict[st
     colour, pattern, size, tone = (values[code] for values, code in zip(names, attributes[1:], strict=True))
     return {
         "enhanced_title": f"{colour.capitalize()} {kind} with {pattern}, {material}, by {maker}",
-        "tags": [colour, pattern],
+        "tags": [colour, WARMTH[colour]],
         "highlights": [f"{size} {pattern} in a {tone} ink", f"made of {material}"],
         "characteristics": [f"colour: {colour}", f"pattern: {pattern}", *known],
     }

@@ -64,6 +64,11 @@ class DecoderPrompts:
         """Takes back the last `number` tokens."""
         self.cache.crop(-number)
 
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with those of the prompts only, in that order; `logits` stay as they are."""
+        self.mask, self.next_position = self.mask[rows], self.next_position[rows]
+        self.cache.batch_select_indices(rows)
+
 
 def _split(inputs: Mapping[str, Tensor], is_cpu: bool) -> list[dict[str, Tensor]]:
     """The prompts in parts that suit a processor, without padding that no prompt of a part needs.

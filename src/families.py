@@ -43,6 +43,12 @@ FAMILIES: dict[str, Family] = {
 
 RECURRENT = ("qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen4_exp")  # model types with linear attention in some layers
 
+CAPTIONERS = (
+    "blip2",
+    "blip-2",
+    "instructblip",
+)  # model types that write about a picture, and cannot be fine-tuned here
+
 
 def family_of(model_type: str, vision: bool | None, entry: str) -> Family:
     """The row of `--model_type`.
@@ -148,6 +154,13 @@ def check_base_model(model: str | Path, model_type: str | None = None) -> None:
             f" masks of packed rows and of beams do not tell of. Where prompts are shorter, set use_sliding_window to"
             f" false and layer_types to full_attention in its config.json"
         )
+
+
+def caption_type(model: str | Path) -> str | None:
+    """The model type of a folder with a captioner; None for any other folder."""
+    config = Path(model, "config.json")
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    return kind if kind in CAPTIONERS else None
 
 
 def check_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora: bool) -> None:

@@ -85,6 +85,17 @@ def load_model(path: str | Path, dtype: torch.dtype, model_type: str | None = No
     return Loaded(model, tokenizer, processor if family.vision else None, family)
 
 
+def load_captioner(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    """BLIP-2 or InstructBLIP from a folder, with the processor that is its own."""
+    from transformers import AutoModelForImageTextToText
+
+    quiet_libraries()
+    processor = load_processor(path)
+    if processor.tokenizer.pad_token_id is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype), processor
+
+
 # ---- SID tokens ------------------------------------------------------------------------------------------------------
 def add_sid_tokens(loaded: Loaded, tokens: Sequence[str]) -> list[int]:
     """Adds SID tokens to the tokenizer and rows to the model; gives their ids. Tokens already there stay as they are.

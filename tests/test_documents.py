@@ -30,7 +30,9 @@ def tracked_files() -> list[str]:
 TRACKED = tracked_files()
 DOCUMENTS = [name for name in TRACKED if name.endswith(".md")]
 SHELL_SCRIPTS = [name for name in TRACKED if name.endswith(".sh") or name == ".ci/run"]
-LAUNCHES = re.compile(r"source (scripts/launch|.*/metric_ddp)\.sh")  # itself, or as a task of another launcher
+LAUNCHES = re.compile(
+    r"source (scripts/launch|.*/(metric_ddp|evaluate))\.sh"
+)  # itself, or as a task of another launcher
 LAUNCHERS = [name for name in SHELL_SCRIPTS if LAUNCHES.search((ROOT / name).read_text())]
 WRAPPERS = {"scripts/quickstart.sh": "scripts/quickstart.py"}  # shell scripts that hand their flags to a Python entry
 

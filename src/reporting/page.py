@@ -76,6 +76,18 @@ figure.target img, figure.target .words { outline: 2px solid var(--c0); outline-
   font: 12px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 .sid .same { color: var(--hit); border-color: var(--hit); }
 .sid .wrong { color: var(--c4); border-color: var(--c4); font-weight: 700; }
+.answer { display: flex; gap: 12px 22px; } .answer > div:last-child { flex: 1; min-width: 0; }
+.answer .group:first-child { min-width: 0; }
+.answer figure, .answer figure img, .answer figure .words { width: 124px; }
+.answer figure img, .answer figure .words { height: 132px; object-fit: contain; }
+.fields { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 14px 26px; }
+.field { display: grid; grid-template-columns: 1fr auto; align-items: baseline; align-content: start; min-width: 0; }
+.field > b { font-size: 13px; } .field p { grid-column: 1 / -1; margin: 3px 0 0; overflow-wrap: anywhere; }
+.field .score { color: var(--faint); font-size: 12px; font-variant-numeric: tabular-nums; }
+.field small { display: block; line-height: 1.3; } .field .right { color: var(--hit); }
+.answer details { margin-top: 8px; } .person .asked { margin: 6px 0 0; font-size: 13px; white-space: pre-wrap; }
+@media (max-width: 600px) { .answer { flex-direction: column; } .answer figure { width: 124px; }
+  .answer figure img, .answer figure .words { width: 124px; height: 132px; aspect-ratio: auto; } }
 @media (max-width: 600px) { main { padding: 20px 10px 40px; } section { padding: 16px 12px; } h1 { font-size: 25px; }
   th, td { padding: 8px 6px; } .value small { display: block; } .value svg { width: 100px; }
   .facts { grid-template-columns: repeat(3, 1fr); gap: 6px; } .fact { padding: 8px 10px; } .fact b { font-size: 17px; }

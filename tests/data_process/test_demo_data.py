@@ -76,7 +76,8 @@ def test_enriched_items_are_functions_of_text_and_picture(demo):
         attributes = process.attributes[item].tolist()
         fields = json.loads(json.dumps(enriched_texts(int(process.text_class[item]), attributes)))
         assert enriched[item] == fields
-        assert fields["tags"] == [COLOURS[attributes[1]], PATTERNS[attributes[2]]]
+        assert fields["tags"][0] == COLOURS[attributes[1]]
+        assert f"pattern: {PATTERNS[attributes[2]]}" in fields["characteristics"]
         shown.setdefault(int(process.text_class[item]), set()).add(tuple(fields["tags"]))
     assert min(map(len, shown.values())) >= 5  # texts alone do not tell them
 
