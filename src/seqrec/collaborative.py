@@ -71,7 +71,7 @@ def make_pool(
     Args:
         models: (M, K) items and (M, K) chances of each model.
         scores: collaborative sources; each adds its best `length` items, and knows the chances of all others.
-        users, positions: (M,) of the samples.
+        users, positions: (M,) of the samples; looked at where there are collaborative sources.
     """
     order = tie_order(catalogue)
     size = max(1, DENSE_SCORES // len(order)) if scores else 4096
@@ -79,7 +79,8 @@ def make_pool(
     for start in range(0, len(models[0][0]), size):
         chunk = slice(start, start + size)
         tables = [shares(users[chunk], positions[chunk]) for shares in scores]
-        seen = history_entries(catalogue, users[chunk], positions[chunk])[:2] if filter_history else None
+        # models have left out the history themselves
+        seen = history_entries(catalogue, users[chunk], positions[chunk])[:2] if scores and filter_history else None
         lists = [items[chunk] for items, _ in models]
         for table in tables:
             columns = rank_dense(table, order, seen, length)[0]

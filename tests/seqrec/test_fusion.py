@@ -179,6 +179,17 @@ def test_the_weight_is_chosen_on_the_validation_split(models, tmp_path):
     assert not list(tmp_path.glob("*.parts"))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_ensemble_of_one_model_and_itself_is_that_model(models, tmp_path, masked):
+    """Masked ensembles without --fuse used to fail after all models were asked."""
+    alone = config_for(tmp_path, models["one"], filter_history=masked)
+    evaluate(alone)
+    expected = lists_of(alone.results_file)
+    results = read_results(evaluate(replace(alone, ensemble=(models["one"],))))
+    np.testing.assert_array_equal(lists_of(alone.results_file), expected)
+    assert results["protocol"]["history"] == ("masked" if masked else "unmasked")
+
+
 def test_the_test_split_settles_nothing(models, tmp_path, monkeypatch):
     """Whatever is right on the test split, the weights are those that the validation split gives."""
     config = config_for(tmp_path, models["one"], fuse=("cooc",))
