@@ -27,7 +27,7 @@ from src.common.parts import key_of
 from src.families import check_finetuned, check_index
 from src.prompt import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
-from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, fuse, member_configs
+from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
@@ -193,7 +193,9 @@ def ask_models(
         for split, samples in asked.items():
             batches = cut_batches(samples, member.test_batch_size)
             name = f".{number}-{split}" if several else ""
-            with Parts(replace(member, split=split), catalogue, name) as parts:
+            # Parts number the samples: those of another --fuse_sample_num are others.
+            own = replace(member, split=split, sample_num=len(samples.users))
+            with Parts(own, catalogue, name) as parts:
                 done = sum(ask(ranker, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
             heard = heard._replace(num_asked=heard.num_asked + done)
             heard.parts.append(parts)
@@ -232,6 +234,8 @@ def evaluate(config: EvaluateConfig) -> Path:
         chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
         asked[CHOSEN_ON] = make_samples(chosen_by, task, catalogue)
     check_writable(config.results_file)
+    if "sasrec" in config.fuse and is_main():  # which alone fuses
+        check_sasrec(config, catalogue)
     if config.results_file.exists():
         logger.info("%s is there already and will be replaced", config.results_file)
     device = resolve_device(config.device)

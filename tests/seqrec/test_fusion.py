@@ -1,6 +1,9 @@
 """Several models and collaborative scores as one: against brute force, and against each source alone."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +41,7 @@ from tests.toy import CODEBOOK_SIZES, NAME, NUM_ITEMS, codes, toy_path
 
 SIDS = {"one": codes(), "two": codes()[::-1], "shared": codes()[np.arange(NUM_ITEMS) // 4 * 4]}
 METRICS = ("hit@1", "hit@10", "ndcg@10")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,13 @@ def config_for(folder: Path, model: str, **changes) -> EvaluateConfig:
         results_file=folder / "results.json",
     )  # fmt: skip
     return replace(config, **changes)
+
+
+def small_sasrec(results_file: Path) -> SASRecConfig:
+    return SASRecConfig(
+        NAME, results_file, toy_path(), num_beams=10, metrics="hit@10", epochs=2, hidden_size=8, num_heads=1,
+        device="cpu",
+    )  # fmt: skip
 
 
 def lists_of(results_file: Path) -> np.ndarray:
@@ -223,19 +234,53 @@ def test_tables_with_shared_sids_join_in(models, tmp_path):
 
 
 def test_sasrec_joins_in(models, tmp_path):
-    trained = SASRecConfig(
-        NAME, tmp_path / "sasrec.json", toy_path(), num_beams=10, metrics="hit@10", epochs=2, hidden_size=8,
-        num_heads=1, device="cpu",
-    )  # fmt: skip
+    trained = small_sasrec(tmp_path / "sasrec.json")
     expected = lists_of(run_baseline("sasrec", trained))
     config = config_for(
         tmp_path, models["one"], fuse=("sasrec", "cooc"), fuse_weight="1,0", fuse_results=trained.results_file
     )
     evaluate(config)
     np.testing.assert_array_equal(lists_of(config.results_file), expected)
+
+
+def test_a_sasrec_that_is_not_there_is_told_before_models_are_asked(models, tmp_path, monkeypatch):
+    """It used to be told after them."""
+    monkeypatch.setattr(core, "ask_models", lambda *_: pytest.fail("the models were asked"))
+    config = config_for(tmp_path, models["one"], fuse=("sasrec",), fuse_results=tmp_path / "sasrec.json")
+    with pytest.raises(FileNotFoundError, match=r"sasrec\.json does not exist"):
+        evaluate(config)
+    run_baseline("sasrec", small_sasrec(config.fuse_results))
     (tmp_path / "sasrec.model" / "last.pth").unlink()
     with pytest.raises(FileNotFoundError, match="train the baseline anew"):
         evaluate(config)
+    run_baseline("popularity", BaselineConfig(NAME, tmp_path / "counts.json", toy_path()))
+    with pytest.raises(ValueError, match="of the model popularity"):
+        evaluate(replace(config, fuse_results=tmp_path / "counts.json"))
+
+
+@pytest.mark.slow
+def test_two_ranks_fuse_as_one_does(models, tmp_path):
+    """SASRec used to refuse two ranks, after both had asked the models."""
+    run_baseline("sasrec", small_sasrec(tmp_path / "sasrec.json"))
+    one = config_for(
+        tmp_path, models["one"], fuse=("sasrec", "cooc"), fuse_results=tmp_path / "sasrec.json",
+        ensemble=(models["shared"],), filter_history=True,
+    )  # fmt: skip
+    expected = read_results(evaluate(one))
+    flags = [
+        *("--dataset", NAME, "--data_path", str(toy_path()), "--index_file", one.index_file, "--filter_history"),
+        *("--ckpt_model", str(one.ckpt_model), "--results_file", str(tmp_path / "two.json"), "--num_beams", "10"),
+        *("--ensemble", *one.ensemble, "--fuse", "sasrec,cooc", "--fuse_results", str(one.fuse_results)),
+        *("--metrics", ",".join(METRICS), "--device", "cpu"),
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29655", "-m"]
+    done = subprocess.run(
+        [*command, "src.seqrec.metric_ddp", *flags], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True,
+        timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    np.testing.assert_array_equal(lists_of(tmp_path / "two.json"), lists_of(one.results_file))
+    assert read_results(tmp_path / "two.json")["fusion"]["weights"] == expected["fusion"]["weights"]
 
 
 def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
@@ -264,6 +309,14 @@ def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
     assert "one" not in asked
     again = json.loads(config.results_file.read_text())
     assert (again["fusion"], again["mean_results"]) == (whole["fusion"], whole["mean_results"])
+    # With other samples of the validation split these are asked anew: their numbers used to be taken for each other's.
+    asked.clear()
+    limit = 9
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(replace(config, fuse_sample_num=20))
+    limit = 1000
+    evaluate(replace(config, fuse_sample_num=30))
+    assert read_results(config.results_file)["num_samples"] == whole["num_samples"]
 
 
 @pytest.mark.parametrize(
