@@ -16,6 +16,7 @@ from src.seqrec.metrics import PADDING
 if TYPE_CHECKING:
     from src.tasks.catalogue import Catalogue
 
+SAMPLES = 4096  # looked at together: bounds memory where lists are long
 # users (B,), positions (B,) -> (B, N) float32 shares, which sum to 1, or to 0 where nothing is known
 Shares = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -74,7 +75,7 @@ def make_pool(
         users, positions: (M,) of the samples; looked at where there are collaborative sources.
     """
     order = tie_order(catalogue)
-    size = max(1, DENSE_SCORES // len(order)) if scores else 4096
+    size = max(1, min(SAMPLES, DENSE_SCORES // len(order))) if scores else SAMPLES
     parts = []
     for start in range(0, len(models[0][0]), size):
         chunk = slice(start, start + size)
@@ -93,7 +94,7 @@ def make_pool(
     width = max(items.shape[1] for items, _ in parts)
     return Pool(
         np.concatenate([_widened(items, width, PADDING) for items, _ in parts]),
-        np.concatenate([_widened(chances, width, 0) for _, chances in parts], 1).astype(np.float32),
+        np.concatenate([_widened(chances, width, 0) for _, chances in parts], 1),
     )
 
 

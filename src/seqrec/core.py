@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from src.baselines.tiger import is_tiger
+from src.baselines.tiger import TIGER_FILE, is_tiger
 from src.common.artifacts import check_writable, read_json
 from src.common.cli import check_at_least
 from src.common.distributed import (
@@ -87,6 +87,8 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     asked = wording_ids(config.test_prompt_ids, task, len(task.item_templates))
     parse_metrics(config.metrics, config.num_beams)
     tiger = is_tiger(config.ckpt_model)
+    if tiger and config.lora:
+        raise ValueError(f"{config.ckpt_model} is a TIGER, which has no adapter: leave out --lora")
     if not tiger:
         check_finetuned(config.ckpt_model, config.base_model, config.lora)
         check_templates(config.ckpt_model, task)
@@ -152,6 +154,8 @@ class Parts(CommonParts):
         prompts = checkpoint_settings(config.ckpt_model, config.prompt_lang)
         wordings = load_task(config.test_task, prompts.prompt_lang).templates_sha256
         weights = sorted(Path(config.ckpt_model).glob("*.safetensors"))
+        if is_tiger(config.ckpt_model):
+            weights.append(Path(config.ckpt_model) / TIGER_FILE)  # how long its histories are
         inputs = [
             catalogue.paths.file("inter.json"),
             catalogue.sid_index.path,

@@ -140,7 +140,7 @@ def fuse(
     record = {
         "models": [{"checkpoint": str(member.ckpt_model), "index": member.index_file} for member in members],
         "ensemble_by": mix.ensemble_by if len(members) > 1 else None,
-        "weights": {"models": 1 - sum(mix.weights), **dict(zip(plan.scores, mix.weights, strict=True))},
+        "weights": {"models": mix.rest, **dict(zip(plan.scores, mix.weights, strict=True))},
         "chosen_on": CHOSEN_ON if plan.chooses else None,
         "parts": parts,
     }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,12 +19,14 @@ from src.baselines.core import run_baseline
 from src.baselines.sasrec import SASRecConfig
 from src.baselines.tiger import TigerConfig
 from src.baselines.tiger_model import Tiger, new_model, save_tiger
-from src.common.artifacts import save_sid_index
+from src.common.artifacts import save_sid_index, write_json
 from src.common.sid import SidIndex
 from src.seqrec import core
+from src.seqrec.collaborative import make_pool
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import evaluate
 from src.seqrec.fusion import (
+    MISS,
     Mix,
     Pool,
     candidate_ranks,
@@ -120,7 +123,7 @@ def test_mixes_equal_brute_force(seed):
             order = sorted(expected, key=lambda item: (-expected[item], tie_rank[item]))
             assert ranked.items[row].tolist() == (order + [-1] * 5)[:5]
             target = int(targets[row])
-            assert ranks[row] == (order.index(target) if target in order else items.shape[1])
+            assert ranks[row] == (order.index(target) if target in order else MISS)
 
 
 def test_chances_are_found_by_item():
@@ -134,6 +137,42 @@ def test_items_that_share_a_sid_share_its_chance():
     ranked = Ranked(np.array([[2, 0, 1, -1]]), np.array([[-0.1, -0.5, -0.5, -np.inf]], np.float32))
     chances = chances_of(ranked, 4, np.array([2, 2, 1]))
     np.testing.assert_allclose(chances, [[np.exp(-0.4), np.exp(-2) / 2, np.exp(-2) / 2, 0]], rtol=1e-6)
+
+
+def test_unlikely_items_keep_their_order():
+    """In float32 their chances used to be 0, and so ranked by popularity."""
+    ranked = Ranked(np.array([[2, 0, 1]]), np.array([[-0.01, -25, -26]], np.float32))
+    pool = Pool(np.array([[0, 1, 2]]), chances_of(ranked, 5, np.ones(3, np.int64))[None, :, [1, 2, 0]])
+    scores = mixed(pool, 1, Mix("mean", ()))
+    assert rank_candidates(pool.items, scores, np.array([2, 1, 0]), 3).items.tolist() == [[2, 0, 1]]
+    assert candidate_ranks(pool.items, scores, np.array([2, 1, 0]), np.array([0])).tolist() == [1]
+
+
+def test_what_is_no_candidate_is_no_hit():
+    """A miss used to count as the rank after the last candidate, a hit where these were fewer than 10."""
+    pool = Pool(np.array([[0, 1]]), np.array([[[0.5, 0.25]]]))
+    assert choose_mix([pool], 1, np.arange(3), [np.array([2])], ["mean"], [()])[1] == 0
+
+
+def test_scores_that_have_all_weight_leave_the_models_none():
+    assert 1 - sum((0.7, 0.2, 0.1)) != 0
+    assert Mix("mean", (0.7, 0.2, 0.1)).rest == 0
+    assert Mix("mean", (0.3,)).rest == pytest.approx(0.7)
+
+
+def test_samples_are_looked_at_in_parts(models):
+    """However few items there are."""
+    catalogue, sizes = load_catalogue(toy_path(), NAME, models["one"].rpartition("=")[2]), []
+
+    def shares(users, positions):
+        sizes.append(len(users))
+        return np.full((len(users), NUM_ITEMS), 1 / NUM_ITEMS, np.float32)
+
+    users = np.full(5000, 10)
+    model = np.zeros((5000, 1), np.int64), np.ones((5000, 1))
+    pool = make_pool([model], [shares], catalogue, users, np.full(5000, 2), False, 1)
+    assert sizes == [4096, 904]
+    assert pool.chances.shape[:2] == (2, 5000)
 
 
 def test_weights_cover_the_simplex():
@@ -319,6 +358,18 @@ def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
     assert read_results(config.results_file)["num_samples"] == whole["num_samples"]
 
 
+def test_parts_of_a_tiger_with_longer_histories_are_not_taken(models, tmp_path):
+    config = config_for(tmp_path, models["one"])
+    folder = shutil.copytree(config.ckpt_model, tmp_path / "tiger")
+    config = replace(config, ckpt_model=folder)
+    catalogue = load_catalogue(toy_path(), NAME, config.index_file)
+    with core.Parts(config, catalogue) as parts:
+        parts.write(0, [np.arange(8)], [Ranked(np.zeros((8, 10), np.int64), np.zeros((8, 10), np.float32))])
+    assert len(list(core.Parts(config, catalogue).done(0))) == 1
+    write_json(folder / "tiger.json", {"max_his_len": 2, "settings": {}})
+    assert not list(core.Parts(config, catalogue).done(0))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -334,6 +385,7 @@ def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
         ({"ensemble": ("output/image",)}, "write CKPT=INDEX"),
         ({"fuse_sample_num": -1}, "must be at least 0"),
         ({"test_task": "mmseqrec"}, "reads no words"),
+        ({"lora": True}, "which has no adapter: leave out --lora"),
     ],
 )
 def test_wrong_flags_are_refused(models, tmp_path, wrong, message):
