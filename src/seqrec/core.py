@@ -197,8 +197,9 @@ def ask_models(
         for split, samples in asked.items():
             batches = cut_batches(samples, member.test_batch_size)
             name = f".{number}-{split}" if several else ""
-            # Parts number the samples: those of another --fuse_sample_num are others.
-            own = replace(member, split=split, sample_num=len(samples.users))
+            own = member
+            if split != member.split:  # parts number the samples: those of another --fuse_sample_num are others
+                own = replace(member, split=split, sample_num=len(samples.users))
             with Parts(own, catalogue, name) as parts:
                 done = sum(ask(ranker, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
             heard = heard._replace(num_asked=heard.num_asked + done)
