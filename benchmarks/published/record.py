@@ -15,7 +15,7 @@ from benchmarks.published.rows import RESULTS, USERS, Row
 from src.common.artifacts import read_json, write_json
 from src.common.record import plain
 from src.seqrec.protocol import protocol_of
-from src.seqrec.results import read_results
+from src.seqrec.results import predictions_path, read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "docs" / "results"
@@ -73,6 +73,7 @@ def check_fits(row: Row, results: Mapping[str, Any], name: str) -> None:
     index = index_name(row)
     if index and Path(results["index"]).name != index:
         raise ValueError(f"{name} is of the SID index {results['index']}, the row {row.name} of {index}")
+    check_mix_fits(row, results, name)
     config = results.get("config", {})
     settings = settings_of(row) if config else {}
     for setting in sorted((config.keys() & settings.keys()) - FREE):
@@ -81,6 +82,18 @@ def check_fits(row: Row, results: Mapping[str, Any], name: str) -> None:
                 f"{name} was made with --{setting} {config[setting]}, the row {row.name} has {settings[setting]}: make"
                 f" it with {row.command}, or let the row in benchmarks/published/rows.py say what was run"
             )
+
+
+def check_mix_fits(row: Row, results: Mapping[str, Any], name: str) -> None:
+    """Refuses what `src.seqrec.metric_ddp` was asked for in another way than by the row: it writes no config."""
+    for flag in ("exact", "legal_softmax"):
+        if results.get(flag):
+            raise ValueError(f"{name} was made with --{flag}, the row {row.name} is without: run {row.command}")
+    chosen = results.get("fusion", {}).get("chosen_on", "valid")
+    if chosen != "valid":
+        raise ValueError(
+            f"{name} was mixed by weights that were given, the row {row.name} chooses on valid: run {row.command}"
+        )
 
 
 def record_of(
@@ -171,6 +184,12 @@ def prepare(row: Row, data: str) -> None:
             raise ValueError(f"{row.name}: a step before it ended with status {done.returncode}: {command}")
 
 
+def any_work_done(results_file: Path) -> bool:
+    """Whether an earlier run left a model, or answers, to go on from."""
+    answers = predictions_path(results_file).with_suffix("").name  # their folders: x.predictions.parts, and the like
+    return results_file.with_suffix(".model").is_dir() or any(results_file.parent.glob(f"{answers}*.parts"))
+
+
 def run_row(row: Row) -> dict[str, Any] | None:
     """Runs the commands of a row and writes its record; None where the data is absent.
 
@@ -185,7 +204,7 @@ def run_row(row: Row) -> dict[str, Any] | None:
     words = with_values(row, data)
     prepare(row, data)
     print(row.command, flush=True)
-    resumed = (ROOT / row.results_file).with_suffix(".model").is_dir()  # some of the work was done before
+    resumed = any_work_done(ROOT / row.results_file)
     started, before = time.monotonic(), cpu_seconds()
     status = launch(words)
     if status:

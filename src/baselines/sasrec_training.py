@@ -25,8 +25,6 @@ class SASRecTraining(Training):
 
     def __init__(self, catalogue: Catalogue, config: SASRecConfig):
         super().__init__(catalogue, config, settles_nothing=["epochs"])
-        if world_size() > 1:
-            raise ValueError("SASRec trains in one process: start it without torchrun")
         check_at_least(config, hidden_size=1, num_layers=1, num_heads=1, max_his_len=1)
         if config.hidden_size % config.num_heads:
             raise ValueError(f"--hidden_size {config.hidden_size} is no multiple of --num_heads {config.num_heads}")
@@ -38,6 +36,11 @@ class SASRecTraining(Training):
         self.model = SASRec(len(catalogue.item_ids), *shape).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
         self.users = np.flatnonzero(catalogue.train_end > 1)
+
+    def run(self) -> None:
+        if world_size() > 1:  # to score is allowed, as one rank does in a fusion
+            raise ValueError("SASRec trains in one process: start it without torchrun")
+        super().run()
 
     def train_epoch(self) -> float:
         """One pass over the users in batches of like lengths, drawn by seed and epoch; gives the mean loss."""

@@ -16,6 +16,7 @@ from src.seqrec.metrics import PADDING
 if TYPE_CHECKING:
     from src.tasks.catalogue import Catalogue
 
+SAMPLES = 4096  # looked at together: bounds memory where lists are long
 # users (B,), positions (B,) -> (B, N) float32 shares, which sum to 1, or to 0 where nothing is known
 Shares = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -71,15 +72,16 @@ def make_pool(
     Args:
         models: (M, K) items and (M, K) chances of each model.
         scores: collaborative sources; each adds its best `length` items, and knows the chances of all others.
-        users, positions: (M,) of the samples.
+        users, positions: (M,) of the samples; looked at where there are collaborative sources.
     """
     order = tie_order(catalogue)
-    size = max(1, DENSE_SCORES // len(order)) if scores else 4096
+    size = max(1, min(SAMPLES, DENSE_SCORES // len(order))) if scores else SAMPLES
     parts = []
     for start in range(0, len(models[0][0]), size):
         chunk = slice(start, start + size)
         tables = [shares(users[chunk], positions[chunk]) for shares in scores]
-        seen = history_entries(catalogue, users[chunk], positions[chunk])[:2] if filter_history else None
+        # models have left out the history themselves
+        seen = history_entries(catalogue, users[chunk], positions[chunk])[:2] if scores and filter_history else None
         lists = [items[chunk] for items, _ in models]
         for table in tables:
             columns = rank_dense(table, order, seen, length)[0]
@@ -92,7 +94,7 @@ def make_pool(
     width = max(items.shape[1] for items, _ in parts)
     return Pool(
         np.concatenate([_widened(items, width, PADDING) for items, _ in parts]),
-        np.concatenate([_widened(chances, width, 0) for _, chances in parts], 1).astype(np.float32),
+        np.concatenate([_widened(chances, width, 0) for _, chances in parts], 1),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from src.baselines.tiger import is_tiger
+from src.baselines.tiger import TIGER_FILE, is_tiger
 from src.common.artifacts import check_writable, read_json
 from src.common.cli import check_at_least
 from src.common.distributed import (
@@ -27,7 +27,7 @@ from src.common.parts import key_of
 from src.families import check_finetuned, check_index
 from src.prompt import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
-from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, fuse, member_configs
+from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
@@ -87,6 +87,8 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     asked = wording_ids(config.test_prompt_ids, task, len(task.item_templates))
     parse_metrics(config.metrics, config.num_beams)
     tiger = is_tiger(config.ckpt_model)
+    if tiger and config.lora:
+        raise ValueError(f"{config.ckpt_model} is a TIGER, which has no adapter: leave out --lora")
     if not tiger:
         check_finetuned(config.ckpt_model, config.base_model, config.lora)
         check_templates(config.ckpt_model, task)
@@ -152,6 +154,8 @@ class Parts(CommonParts):
         prompts = checkpoint_settings(config.ckpt_model, config.prompt_lang)
         wordings = load_task(config.test_task, prompts.prompt_lang).templates_sha256
         weights = sorted(Path(config.ckpt_model).glob("*.safetensors"))
+        if is_tiger(config.ckpt_model):
+            weights.append(Path(config.ckpt_model) / TIGER_FILE)  # how long its histories are
         inputs = [
             catalogue.paths.file("inter.json"),
             catalogue.sid_index.path,
@@ -193,7 +197,10 @@ def ask_models(
         for split, samples in asked.items():
             batches = cut_batches(samples, member.test_batch_size)
             name = f".{number}-{split}" if several else ""
-            with Parts(replace(member, split=split), catalogue, name) as parts:
+            own = member
+            if split != member.split:  # parts number the samples: those of another --fuse_sample_num are others
+                own = replace(member, split=split, sample_num=len(samples.users))
+            with Parts(own, catalogue, name) as parts:
                 done = sum(ask(ranker, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
             heard = heard._replace(num_asked=heard.num_asked + done)
             heard.parts.append(parts)
@@ -232,6 +239,8 @@ def evaluate(config: EvaluateConfig) -> Path:
         chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
         asked[CHOSEN_ON] = make_samples(chosen_by, task, catalogue)
     check_writable(config.results_file)
+    if "sasrec" in config.fuse and is_main():  # which alone fuses
+        check_sasrec(config, catalogue)
     if config.results_file.exists():
         logger.info("%s is there already and will be replaced", config.results_file)
     device = resolve_device(config.device)

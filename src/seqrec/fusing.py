@@ -70,6 +70,17 @@ def check_fusion(config: EvaluateConfig) -> FusionPlan | None:
     return FusionPlan(("mean",) if kinds == ("auto",) else kinds, config.fuse, weights if config.fuse else ())
 
 
+def check_sasrec(config: EvaluateConfig, catalogue: "Catalogue") -> None:
+    """Refuses, before any model is asked, a SASRec that `fuse` could not take.
+
+    Raises:
+        ValueError, FileNotFoundError: --fuse_results is not of a SASRec on this dataset, or its weights are gone.
+    """
+    from src.baselines.sasrec_training import load_sasrec
+
+    load_sasrec(config.fuse_results, catalogue, "cpu")
+
+
 def member_configs(config: EvaluateConfig) -> list[EvaluateConfig]:
     """The settings of each model alone; those of --ensemble are adapters where their folders say so."""
     alone = {name: getattr(EvaluateConfig, name) for name in vars(config) if name.startswith(("ensemble", "fuse"))}
@@ -129,7 +140,7 @@ def fuse(
     record = {
         "models": [{"checkpoint": str(member.ckpt_model), "index": member.index_file} for member in members],
         "ensemble_by": mix.ensemble_by if len(members) > 1 else None,
-        "weights": {"models": 1 - sum(mix.weights), **dict(zip(plan.scores, mix.weights, strict=True))},
+        "weights": {"models": mix.rest, **dict(zip(plan.scores, mix.weights, strict=True))},
         "chosen_on": CHOSEN_ON if plan.chooses else None,
         "parts": parts,
     }

@@ -16,6 +16,7 @@ from src.seqrec.metrics import PADDING, per_sample_metrics
 from src.seqrec.results import Ranked
 
 JUDGED_BY = "ndcg@10"
+MISS = 1 << 30  # rank of what is no candidate: below every k, however few candidates there are
 STEPS = {1: 20, 2: 10, 3: 10}  # of a weight from 0 to 1, by the number of collaborative scores
 
 
@@ -23,7 +24,7 @@ class Pool(NamedTuple):
     """Candidates from all sources."""
 
     items: np.ndarray  # (M, C) int64, each item once a row, -1 where there is no more
-    chances: np.ndarray  # (S, M, C) float32
+    chances: np.ndarray  # (S, M, C) float64: in float32 those of long or unlikely SIDs would be 0
 
 
 class Mix(NamedTuple):
@@ -32,16 +33,21 @@ class Mix(NamedTuple):
     ensemble_by: str
     weights: tuple[float, ...]  # of the collaborative scores, 0 to 1 together; the models have the rest
 
+    @property
+    def rest(self) -> float:
+        """Weight of the models; 0, and no trace of rounding, where the scores have all."""
+        return max(0.0, round(1 - sum(self.weights), 9))
+
 
 def chances_of(ranked: Ranked, num_tokens: int, sharing: np.ndarray) -> np.ndarray:
-    """(M, K) float32: probability of each ranked item, from its mean log-probability a token.
+    """(M, K) float64: probability of each ranked item, from its mean log-probability a token.
 
     Args:
         num_tokens: over which the scores are means.
         sharing: (largest item id + 1,) how many items have the SID of each: they share its probability.
     """
     chances = np.exp(ranked.scores.astype(np.float64) * num_tokens)
-    return (chances / np.where(ranked.items >= 0, sharing[ranked.items], 1)).astype(np.float32)
+    return chances / np.where(ranked.items >= 0, sharing[ranked.items], 1)
 
 
 def distinct(items: np.ndarray) -> np.ndarray:
@@ -54,39 +60,39 @@ def distinct(items: np.ndarray) -> np.ndarray:
 
 
 def look_up(items: np.ndarray, ranked_items: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(M, C) float32: the value that each of (M, C) items has in its (M, K) list, 0 where the list lacks it."""
+    """(M, C) float64: the value that each of (M, C) items has in its (M, K) list, 0 where the list lacks it."""
     same = (items[:, :, None] == ranked_items[:, None]) & (items >= 0)[:, :, None]
     found = np.take_along_axis(values, same.argmax(2), 1)
-    return np.where(same.any(2), found, 0).astype(np.float32)
+    return np.where(same.any(2), found, 0.0)
 
 
 def mixed(pool: Pool, num_models: int, mix: Mix) -> np.ndarray:
-    """(M, C) float32: the chance of each candidate under a mix."""
+    """(M, C) float64: the chance of each candidate under a mix."""
     models = pool.chances[:num_models]
     together = models.mean(0) if mix.ensemble_by == "mean" else models.max(0)
-    total = np.float32(1 - sum(mix.weights)) * together
+    total = mix.rest * together
     for weight, chances in zip(mix.weights, pool.chances[num_models:], strict=True):
-        total += np.float32(weight) * chances
+        total += weight * chances
     return total
 
 
 def rank_candidates(items: np.ndarray, scores: np.ndarray, tie_rank: np.ndarray, length: int) -> Ranked:
     """The best `length` candidates of each sample; equal ones by `tie_rank` (largest item id + 1,)."""
-    scores = np.where(items >= 0, scores, -np.inf).astype(np.float32)
+    scores = np.where(items >= 0, scores, -np.inf)
     order = np.lexsort((tie_rank[items], -scores), axis=1)[:, :length]
     ranked, values = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
     if missing := length - ranked.shape[1]:
         ranked = np.pad(ranked, ((0, 0), (0, missing)), constant_values=PADDING)
         values = np.pad(values, ((0, 0), (0, missing)), constant_values=-np.inf)
-    return Ranked(ranked, values)
+    return Ranked(ranked, values.astype(np.float32))
 
 
 def candidate_ranks(items: np.ndarray, scores: np.ndarray, tie_rank: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(M,) int64: rank of each target among the candidates, from 0; C where it is none of them."""
+    """(M,) int64: rank of each target among the candidates, from 0; MISS where it is none of them."""
     own = items == targets[:, None]
     score = np.where(own, scores, -np.inf).max(1)[:, None]
     ahead = (scores > score) | ((scores == score) & (tie_rank[items] < tie_rank[targets][:, None]))
-    return np.where(own.any(1), (ahead & (items >= 0)).sum(1), items.shape[1])
+    return np.where(own.any(1), (ahead & (items >= 0)).sum(1), MISS)
 
 
 def weight_grid(num_scores: int) -> list[tuple[float, ...]]:

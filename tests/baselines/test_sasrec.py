@@ -167,5 +167,7 @@ def test_what_other_data_or_settings_left_is_not_taken(circle, tmp_path):
 
 def test_one_process_only(circle, tmp_path, monkeypatch):
     monkeypatch.setattr("src.baselines.sasrec_training.world_size", lambda: 2)
+    training = SASRecTraining(load_catalogue(tmp_path, "Circle"), circle)
     with pytest.raises(ValueError, match="without torchrun"):
-        SASRecTraining(load_catalogue(tmp_path, "Circle"), circle)
+        training.run()
+    assert not training.epoch

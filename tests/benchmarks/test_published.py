@@ -11,6 +11,7 @@ from benchmarks.published.rows import ROWS, USERS
 from src.seqrec.protocol import Protocol
 from tests.test_documents import commands_in, unknown_flags
 
+MIX = ROWS["Instruments/fused-small-masked"]
 METRICS = {"hit@10": 0.2, "ndcg@10": 0.1}
 TIGER, COUNTS = ROWS["Instruments/tiger-text-small"], ROWS["Beauty/cooccurrence-masked"]
 
@@ -26,8 +27,11 @@ def results_of(row, **changes):
         "mean_results": METRICS,
         "confidence_intervals": {name: [value - 0.01, value + 0.01] for name, value in METRICS.items()},
         "commit": "abc",
-        "config": {**record.settings_of(row), "seed": 7},
     }
+    if row.entry == "src.seqrec.metric_ddp":
+        results |= {"index": record.index_name(row), "fusion": {"chosen_on": "valid"}}
+    else:
+        results["config"] = {**record.settings_of(row), "seed": 7}
     if row.model == "tiger":
         results["sid_results"] = {"sid_hit@10": 0.3, "sid_ndcg@10": 0.15}
         results["index"] = "/elsewhere/Instruments.index_lemb.json"
@@ -92,6 +96,8 @@ def test_what_fits_is_recorded(records, tmp_path):
         (TIGER, {"config": {"epochs": 3}}, "was made with --epochs 3, the row .* has 14"),
         (ROWS["Instruments/tiger-text"], {"config": {"num_layers": 2}}, "--num_layers 2, the row .* has 4"),
         (TIGER, {"mean_results": {"hit@10": 0.2}}, "lacks ndcg@10"),
+        (MIX, {"fusion": {"chosen_on": None}}, "mixed by weights that were given"),
+        (MIX, {"exact": True}, "was made with --exact, the row"),
         (COUNTS, {"protocol": None, "filter_history": False}, r"has history 'unmasked' \(\?/"),  # of an older file
     ],
 )
@@ -141,6 +147,17 @@ def test_a_run_that_goes_on_says_so(records, tmp_path, monkeypatch):
     kept = record.run_row(row)
     assert kept["resumed"]
     assert table.time_of(table.compared(row, {**kept, "cpu_seconds": 600})) == "over 10 min"
+
+
+def test_a_run_that_goes_on_from_answers_says_so(records, tmp_path, monkeypatch):
+    """Of a mixture there is no folder of a model."""
+    monkeypatch.setattr(record, "launch", lambda words: write(tmp_path / MIX.results_file, MIX) and 0)
+    monkeypatch.setattr(record, "prepare", lambda row, data: None)
+    monkeypatch.setenv("GREC_DATA", str(tmp_path / "sets"))
+    (tmp_path / "sets" / "Instruments").mkdir(parents=True)
+    assert not record.run_row(MIX)["resumed"]
+    (tmp_path / MIX.results_file).with_suffix(".predictions.2-valid.parts").mkdir()
+    assert record.run_row(MIX)["resumed"]
 
 
 def test_models_that_are_missing_are_asked_for(records, monkeypatch):

@@ -1,6 +1,10 @@
 """Several models and collaborative scores as one: against brute force, and against each source alone."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +19,14 @@ from src.baselines.core import run_baseline
 from src.baselines.sasrec import SASRecConfig
 from src.baselines.tiger import TigerConfig
 from src.baselines.tiger_model import Tiger, new_model, save_tiger
-from src.common.artifacts import save_sid_index
+from src.common.artifacts import save_sid_index, write_json
 from src.common.sid import SidIndex
 from src.seqrec import core
+from src.seqrec.collaborative import make_pool
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import evaluate
 from src.seqrec.fusion import (
+    MISS,
     Mix,
     Pool,
     candidate_ranks,
@@ -38,6 +44,7 @@ from tests.toy import CODEBOOK_SIZES, NAME, NUM_ITEMS, codes, toy_path
 
 SIDS = {"one": codes(), "two": codes()[::-1], "shared": codes()[np.arange(NUM_ITEMS) // 4 * 4]}
 METRICS = ("hit@1", "hit@10", "ndcg@10")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,13 @@ def config_for(folder: Path, model: str, **changes) -> EvaluateConfig:
         results_file=folder / "results.json",
     )  # fmt: skip
     return replace(config, **changes)
+
+
+def small_sasrec(results_file: Path) -> SASRecConfig:
+    return SASRecConfig(
+        NAME, results_file, toy_path(), num_beams=10, metrics="hit@10", epochs=2, hidden_size=8, num_heads=1,
+        device="cpu",
+    )  # fmt: skip
 
 
 def lists_of(results_file: Path) -> np.ndarray:
@@ -109,7 +123,7 @@ def test_mixes_equal_brute_force(seed):
             order = sorted(expected, key=lambda item: (-expected[item], tie_rank[item]))
             assert ranked.items[row].tolist() == (order + [-1] * 5)[:5]
             target = int(targets[row])
-            assert ranks[row] == (order.index(target) if target in order else items.shape[1])
+            assert ranks[row] == (order.index(target) if target in order else MISS)
 
 
 def test_chances_are_found_by_item():
@@ -123,6 +137,42 @@ def test_items_that_share_a_sid_share_its_chance():
     ranked = Ranked(np.array([[2, 0, 1, -1]]), np.array([[-0.1, -0.5, -0.5, -np.inf]], np.float32))
     chances = chances_of(ranked, 4, np.array([2, 2, 1]))
     np.testing.assert_allclose(chances, [[np.exp(-0.4), np.exp(-2) / 2, np.exp(-2) / 2, 0]], rtol=1e-6)
+
+
+def test_unlikely_items_keep_their_order():
+    """In float32 their chances used to be 0, and so ranked by popularity."""
+    ranked = Ranked(np.array([[2, 0, 1]]), np.array([[-0.01, -25, -26]], np.float32))
+    pool = Pool(np.array([[0, 1, 2]]), chances_of(ranked, 5, np.ones(3, np.int64))[None, :, [1, 2, 0]])
+    scores = mixed(pool, 1, Mix("mean", ()))
+    assert rank_candidates(pool.items, scores, np.array([2, 1, 0]), 3).items.tolist() == [[2, 0, 1]]
+    assert candidate_ranks(pool.items, scores, np.array([2, 1, 0]), np.array([0])).tolist() == [1]
+
+
+def test_what_is_no_candidate_is_no_hit():
+    """A miss used to count as the rank after the last candidate, a hit where these were fewer than 10."""
+    pool = Pool(np.array([[0, 1]]), np.array([[[0.5, 0.25]]]))
+    assert choose_mix([pool], 1, np.arange(3), [np.array([2])], ["mean"], [()])[1] == 0
+
+
+def test_scores_that_have_all_weight_leave_the_models_none():
+    assert 1 - sum((0.7, 0.2, 0.1)) != 0
+    assert Mix("mean", (0.7, 0.2, 0.1)).rest == 0
+    assert Mix("mean", (0.3,)).rest == pytest.approx(0.7)
+
+
+def test_samples_are_looked_at_in_parts(models):
+    """However few items there are."""
+    catalogue, sizes = load_catalogue(toy_path(), NAME, models["one"].rpartition("=")[2]), []
+
+    def shares(users, positions):
+        sizes.append(len(users))
+        return np.full((len(users), NUM_ITEMS), 1 / NUM_ITEMS, np.float32)
+
+    users = np.full(5000, 10)
+    model = np.zeros((5000, 1), np.int64), np.ones((5000, 1))
+    pool = make_pool([model], [shares], catalogue, users, np.full(5000, 2), False, 1)
+    assert sizes == [4096, 904]
+    assert pool.chances.shape[:2] == (2, 5000)
 
 
 def test_weights_cover_the_simplex():
@@ -179,6 +229,17 @@ def test_the_weight_is_chosen_on_the_validation_split(models, tmp_path):
     assert not list(tmp_path.glob("*.parts"))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_ensemble_of_one_model_and_itself_is_that_model(models, tmp_path, masked):
+    """Masked ensembles without --fuse used to fail after all models were asked."""
+    alone = config_for(tmp_path, models["one"], filter_history=masked)
+    evaluate(alone)
+    expected = lists_of(alone.results_file)
+    results = read_results(evaluate(replace(alone, ensemble=(models["one"],))))
+    np.testing.assert_array_equal(lists_of(alone.results_file), expected)
+    assert results["protocol"]["history"] == ("masked" if masked else "unmasked")
+
+
 def test_the_test_split_settles_nothing(models, tmp_path, monkeypatch):
     """Whatever is right on the test split, the weights are those that the validation split gives."""
     config = config_for(tmp_path, models["one"], fuse=("cooc",))
@@ -212,19 +273,53 @@ def test_tables_with_shared_sids_join_in(models, tmp_path):
 
 
 def test_sasrec_joins_in(models, tmp_path):
-    trained = SASRecConfig(
-        NAME, tmp_path / "sasrec.json", toy_path(), num_beams=10, metrics="hit@10", epochs=2, hidden_size=8,
-        num_heads=1, device="cpu",
-    )  # fmt: skip
+    trained = small_sasrec(tmp_path / "sasrec.json")
     expected = lists_of(run_baseline("sasrec", trained))
     config = config_for(
         tmp_path, models["one"], fuse=("sasrec", "cooc"), fuse_weight="1,0", fuse_results=trained.results_file
     )
     evaluate(config)
     np.testing.assert_array_equal(lists_of(config.results_file), expected)
+
+
+def test_a_sasrec_that_is_not_there_is_told_before_models_are_asked(models, tmp_path, monkeypatch):
+    """It used to be told after them."""
+    monkeypatch.setattr(core, "ask_models", lambda *_: pytest.fail("the models were asked"))
+    config = config_for(tmp_path, models["one"], fuse=("sasrec",), fuse_results=tmp_path / "sasrec.json")
+    with pytest.raises(FileNotFoundError, match=r"sasrec\.json does not exist"):
+        evaluate(config)
+    run_baseline("sasrec", small_sasrec(config.fuse_results))
     (tmp_path / "sasrec.model" / "last.pth").unlink()
     with pytest.raises(FileNotFoundError, match="train the baseline anew"):
         evaluate(config)
+    run_baseline("popularity", BaselineConfig(NAME, tmp_path / "counts.json", toy_path()))
+    with pytest.raises(ValueError, match="of the model popularity"):
+        evaluate(replace(config, fuse_results=tmp_path / "counts.json"))
+
+
+@pytest.mark.slow
+def test_two_ranks_fuse_as_one_does(models, tmp_path):
+    """SASRec used to refuse two ranks, after both had asked the models."""
+    run_baseline("sasrec", small_sasrec(tmp_path / "sasrec.json"))
+    one = config_for(
+        tmp_path, models["one"], fuse=("sasrec", "cooc"), fuse_results=tmp_path / "sasrec.json",
+        ensemble=(models["shared"],), filter_history=True,
+    )  # fmt: skip
+    expected = read_results(evaluate(one))
+    flags = [
+        *("--dataset", NAME, "--data_path", str(toy_path()), "--index_file", one.index_file, "--filter_history"),
+        *("--ckpt_model", str(one.ckpt_model), "--results_file", str(tmp_path / "two.json"), "--num_beams", "10"),
+        *("--ensemble", *one.ensemble, "--fuse", "sasrec,cooc", "--fuse_results", str(one.fuse_results)),
+        *("--metrics", ",".join(METRICS), "--device", "cpu"),
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29655", "-m"]
+    done = subprocess.run(
+        [*command, "src.seqrec.metric_ddp", *flags], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True,
+        timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    np.testing.assert_array_equal(lists_of(tmp_path / "two.json"), lists_of(one.results_file))
+    assert read_results(tmp_path / "two.json")["fusion"]["weights"] == expected["fusion"]["weights"]
 
 
 def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
@@ -253,6 +348,26 @@ def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
     assert "one" not in asked
     again = json.loads(config.results_file.read_text())
     assert (again["fusion"], again["mean_results"]) == (whole["fusion"], whole["mean_results"])
+    # With other samples of the validation split these are asked anew: their numbers used to be taken for each other's.
+    asked.clear()
+    limit = 9
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(replace(config, fuse_sample_num=20))
+    limit = 1000
+    evaluate(replace(config, fuse_sample_num=30))
+    assert read_results(config.results_file)["num_samples"] == whole["num_samples"]
+
+
+def test_parts_of_a_tiger_with_longer_histories_are_not_taken(models, tmp_path):
+    config = config_for(tmp_path, models["one"])
+    folder = shutil.copytree(config.ckpt_model, tmp_path / "tiger")
+    config = replace(config, ckpt_model=folder)
+    catalogue = load_catalogue(toy_path(), NAME, config.index_file)
+    with core.Parts(config, catalogue) as parts:
+        parts.write(0, [np.arange(8)], [Ranked(np.zeros((8, 10), np.int64), np.zeros((8, 10), np.float32))])
+    assert len(list(core.Parts(config, catalogue).done(0))) == 1
+    write_json(folder / "tiger.json", {"max_his_len": 2, "settings": {}})
+    assert not list(core.Parts(config, catalogue).done(0))
 
 
 @pytest.mark.parametrize(
@@ -270,6 +385,7 @@ def test_a_killed_fusion_goes_on(models, tmp_path, monkeypatch):
         ({"ensemble": ("output/image",)}, "write CKPT=INDEX"),
         ({"fuse_sample_num": -1}, "must be at least 0"),
         ({"test_task": "mmseqrec"}, "reads no words"),
+        ({"lora": True}, "which has no adapter: leave out --lora"),
     ],
 )
 def test_wrong_flags_are_refused(models, tmp_path, wrong, message):
