@@ -23,7 +23,7 @@ METRICS = {  # of each kind of hits: means and intervals in a results file, and 
     "item": ("mean_results", "confidence_intervals", ""),
     "sid": ("sid_results", "sid_confidence_intervals", "sid_"),
 }
-MIX = ("weights", "ensemble_by", "chosen_on", "parts")  # what is kept of how models were put together
+MIX = ("weights", "ensemble_by", "shares", "chosen_on", "parts")  # what is kept of how models were put together
 FREE = {"data_path", "results_file", "index_file", "base_model", "model_type"}  # may differ: of one machine, or ...
 FREE |= {"metrics", "device", "nproc", "num_workers", "test_batch_size", "seed"}  # ... changing no figure, or recorded
 

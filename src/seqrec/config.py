@@ -7,7 +7,7 @@ from pathlib import Path
 from src.common.cli import add_checkpoint_flags, add_dataset_flags, add_switch, name_list, new_parser
 
 FUSED = ("cooc", "itemknn", "sasrec")
-ENSEMBLE_BY = ("mean", "best")
+ENSEMBLE_BY = ("mean", "best", "weighted")
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 
 
@@ -117,7 +117,8 @@ def add_fusion_flags(parser: argparse.ArgumentParser) -> None:
         "--ensemble_by",
         choices=("auto", *ENSEMBLE_BY),
         default=d.ensemble_by,
-        help="an item's chance is the mean of those the models give it, or the best; auto: what ranks valid better",
+        help="an item's chance is the mean of those the models give it, the best, or a mean with weights chosen on the"
+        " valid split; auto: what ranks that best",
     )
     parser.add_argument(
         "--fuse",

@@ -30,7 +30,7 @@ class FusionPlan:
 
     @property
     def chooses(self) -> bool:
-        return len(self.kinds) > 1 or self.weights is None
+        return len(self.kinds) > 1 or "weighted" in self.kinds or self.weights is None
 
 
 class Answers(NamedTuple):
@@ -126,7 +126,8 @@ def fuse(
         targets = [part.targets for part in valid[0].predictions]
         mix, value = choose_mix(pools, len(asked), tie_rank, targets, plan.kinds, weights)
         parts[CHOSEN_ON] = _parts(pools, names, targets, tie_rank, mix, len(asked), config.metrics)
-        logger.info("chosen on %s: models by their %s, weights %s, ndcg@10 %.4f", CHOSEN_ON, *mix, value)
+        how = f"{mix.ensemble_by} {mix.shares or ''}".strip()
+        logger.info("chosen on %s: models by %s, weights %s, ndcg@10 %.4f", CHOSEN_ON, how, mix.weights, value)
     else:
         mix = Mix(plan.kinds[0], weights[0])
     fused, pools = [], []
@@ -140,6 +141,7 @@ def fuse(
     record = {
         "models": [{"checkpoint": str(member.ckpt_model), "index": member.index_file} for member in members],
         "ensemble_by": mix.ensemble_by if len(members) > 1 else None,
+        "shares": list(mix.shares) or None,
         "weights": {"models": mix.rest, **dict(zip(plan.scores, mix.weights, strict=True))},
         "chosen_on": CHOSEN_ON if plan.chooses else None,
         "parts": parts,
@@ -152,7 +154,7 @@ def _parts(
     num_models: int, metrics: Sequence[str],
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Metrics of each source alone, of the models together, and of the mix; means over samples and wordings."""
-    from src.seqrec.fusion import Mix, candidate_ranks, mixed
+    from src.seqrec.fusion import candidate_ranks, mixed
 
     def row(scores_of) -> dict[str, float]:
         ranks = [
@@ -164,6 +166,6 @@ def _parts(
 
     table = {name: row(lambda pool, number=number: pool.chances[number]) for number, name in enumerate(names)}
     if num_models > 1:
-        alone = Mix(mix.ensemble_by, (0.0,) * len(mix.weights))
+        alone = mix._replace(weights=(0.0,) * len(mix.weights))
         table["models together"] = row(lambda pool: mixed(pool, num_models, alone))
     return table | {"all together": row(lambda pool: mixed(pool, num_models, mix))}

@@ -6,7 +6,7 @@ share of what it gives to all items. Chances of one kind can be added; scores of
 Shape letters: M samples, S sources (models first), C candidates of a sample, N items of the catalogue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from src.seqrec.results import Ranked
 
 JUDGED_BY = "ndcg@10"
 MISS = 1 << 30  # rank of what is no candidate: below every k, however few candidates there are
+ROUNDS = 10  # in which a model joins a weighted mean
 STEPS = {1: 20, 2: 10, 3: 10}  # of a weight from 0 to 1, by the number of collaborative scores
 
 
@@ -28,10 +29,11 @@ class Pool(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """How sources are put together: models by their mean or best, then a convex combination."""
+    """How sources are put together: models by their mean, weighted or not, or best; then a convex combination."""
 
     ensemble_by: str
     weights: tuple[float, ...]  # of the collaborative scores, 0 to 1 together; the models have the rest
+    shares: tuple[float, ...] = ()  # of each model in that rest, where the mean is weighted; 1 together
 
     @property
     def rest(self) -> float:
@@ -69,7 +71,10 @@ def look_up(items: np.ndarray, ranked_items: np.ndarray, values: np.ndarray) -> 
 def mixed(pool: Pool, num_models: int, mix: Mix) -> np.ndarray:
     """(M, C) float64: the chance of each candidate under a mix."""
     models = pool.chances[:num_models]
-    together = models.mean(0) if mix.ensemble_by == "mean" else models.max(0)
+    if mix.ensemble_by == "weighted":
+        together = np.tensordot(mix.shares, models, 1)
+    else:
+        together = models.mean(0) if mix.ensemble_by == "mean" else models.max(0)
     total = mix.rest * together
     for weight, chances in zip(mix.weights, pool.chances[num_models:], strict=True):
         total += weight * chances
@@ -115,13 +120,29 @@ def choose_mix(
         kinds: of `src.seqrec.config.ENSEMBLE_BY`.
         weights: to choose from, as from `weight_grid`.
     """
-    mixes = [Mix(kind, row) for row in weights for kind in kinds]
-    values = []
-    for mix in mixes:
+
+    def judge(mix: Mix) -> float:
         ranks = [
             candidate_ranks(pool.items, mixed(pool, num_models, mix), tie_rank, right)
             for pool, right in zip(pools, targets, strict=True)
         ]
-        values.append(float(per_sample_metrics(np.concatenate(ranks), [JUDGED_BY])[JUDGED_BY].mean()))
+        return float(per_sample_metrics(np.concatenate(ranks), [JUDGED_BY])[JUDGED_BY].mean())
+
+    shares = greedy_shares(judge, num_models, len(weights[0])) if "weighted" in kinds else ()
+    mixes = [Mix(kind, row, shares if kind == "weighted" else ()) for row in weights for kind in kinds]
+    values = [judge(mix) for mix in mixes]
     best = int(np.argmax(values))
     return mixes[best], values[best]
+
+
+def greedy_shares(judge: Callable[[Mix], float], num_models: int, num_scores: int) -> tuple[float, ...]:
+    """Shares of models by adding one model after another, again and again, each time the one that ranks best.
+
+    Reference: Caruana et al., Ensemble selection from libraries of models, ICML 2004.
+    """
+    counts, tried = np.zeros(num_models), {}
+    for _ in range(ROUNDS):
+        steps = [tuple(((counts + one) / (counts.sum() + 1)).tolist()) for one in np.eye(num_models)]
+        tried |= {step: judge(Mix("weighted", (0.0,) * num_scores, step)) for step in steps if step not in tried}
+        counts[int(np.argmax([tried[step] for step in steps]))] += 1
+    return max(tried, key=tried.get)

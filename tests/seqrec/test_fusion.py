@@ -193,6 +193,17 @@ def test_the_best_mix_is_chosen():
     assert 0 < mix.weights[0] < 1
 
 
+def test_models_that_do_not_help_get_no_share():
+    """The second model knows both samples; the mean with the first, and the best of both, are wrong about one."""
+    items = np.array([[0, 1], [0, 1]])
+    chances = np.array([[[0.1, 0.9], [0.1, 0.9]], [[0.4, 0.2], [0.1, 0.3]]])
+    pool, targets = Pool(items, chances), [np.array([0, 1])]
+    for kinds in (["weighted"], ["mean", "best", "weighted"]):
+        mix, value = choose_mix([pool], 2, np.arange(2), targets, kinds, weight_grid(0))
+        assert (mix.ensemble_by, mix.shares, value) == ("weighted", (0.0, 1.0), 1)
+    assert choose_mix([pool], 2, np.arange(2), targets, ["mean", "best"], weight_grid(0))[1] < 1
+
+
 # ---- whole evaluations -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("name", "baseline"), [("cooc", "cooccurrence"), ("itemknn", "itemknn")])
@@ -214,7 +225,7 @@ def test_the_weight_is_chosen_on_the_validation_split(models, tmp_path):
     results = read_results(evaluate(config))
     fusion = results["fusion"]
     assert fusion["chosen_on"] == "valid"
-    assert fusion["ensemble_by"] in ("mean", "best")
+    assert fusion["ensemble_by"] in ("mean", "best", "weighted")
     assert sum(fusion["weights"].values()) == pytest.approx(1)
     assert set(fusion["parts"]) == {"valid", "test"}
     assert set(fusion["parts"]["valid"]) == {"model 1", "model 2", "cooc", "models together", "all together"}
