@@ -162,9 +162,9 @@ def quick_rows(dataset: str) -> list[Row]:
 
 
 def sasrec_rows(dataset: str) -> list[Row]:
-    title, patience = "SASRec, softmax over all items", ("--patience", "6")
+    title, flags = "SASRec, softmax over all items", ("--hidden_size", "128", "--patience", "6")
     return [
-        baseline(f"{dataset}/sasrec-{protocol.history}", title, "sasrec", protocol, *patience)
+        baseline(f"{dataset}/sasrec-{protocol.history}", title, "sasrec", protocol, *flags)
         for protocol in (MASKED, UNMASKED)
     ]
 
