@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from benchmarks.harness import cpu_seconds, machine, real_data
-from benchmarks.published.rows import RESULTS, USERS, Row
+from benchmarks.published.rows import ROWS, USERS, Row
 from src.common.artifacts import read_json, write_json
 from src.common.record import plain
 from src.seqrec.protocol import protocol_of
@@ -172,7 +172,7 @@ def with_values(row: Row, data: str) -> list[str]:
 def prepare(row: Row, data: str) -> None:
     """Makes what a row needs, where the row says how and it is not there yet; refuses where models are missing."""
     for name in row.needs:
-        if not (ROOT / RESULTS / f"{name}.model").is_dir():
+        if not (ROOT / ROWS[name].model_folder).is_dir():
             raise ValueError(f"{row.name} puts trained models together: first run --rows {' '.join(row.needs)}")
     if all((ROOT / path).is_file() for path in row.made_before):
         return

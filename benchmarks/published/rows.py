@@ -67,12 +67,20 @@ class Row:
         return PUBLISHED.get(self.name)
 
     @property
+    def ckpt_model(self) -> str | None:
+        return self.flags[self.flags.index("--ckpt_model") + 1] if "--ckpt_model" in self.flags else None
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the model that it ranks with lies."""
+        return Path(self.ckpt_model) if self.ckpt_model else self.results_file.with_suffix(".model")
+
+    @property
     def made_before(self) -> list[Path]:
         """What `before` makes."""
         if not self.before:
             return []
-        model = self.flags[self.flags.index("--ckpt_model") + 1 :][:1] if "--ckpt_model" in self.flags else ()
-        return [Path(self.index), *(Path(folder, "config.json") for folder in model)]
+        return [Path(self.index), *([Path(self.ckpt_model, "config.json")] if self.ckpt_model else [])]
 
     @property
     def results_file(self) -> Path:
@@ -199,6 +207,26 @@ def grec_rows(dataset: str, tables: dict[str, tuple[str, str]], encode: str) -> 
     return rows
 
 
+def grec_mixes(dataset: str, rows: list[Row]) -> list[Row]:
+    """The models of `grec_rows` but for that of shuffled pictures, together, and with all that counts."""
+    first, *others = [row for row in rows if "shuffled" not in row.name]
+    ensemble = ("--ensemble", *(f"{other.ckpt_model}={other.index}" for other in others))
+    sasrec = f"{dataset}/sasrec-masked"
+    scores = ("--fuse", "cooc,itemknn,sasrec", "--fuse_results", f"{RESULTS / sasrec}.json")
+    title, models = "GRec, tiny models of all SID tables", " + ".join(["qwen2"] * (1 + len(others)))
+    needs = tuple(row.name for row in (first, *others))
+    flags = ("--ckpt_model", first.ckpt_model, "--test_batch_size", "64", *ensemble)
+    all_titles = f"{title}, co-transition, item-kNN, SASRec"
+    entry = "src.seqrec.metric_ddp"
+    return [
+        Row(f"{dataset}/grec-ensemble-masked", title, models, entry, MASKED, flags, first.index, needs=needs),
+        Row(
+            f"{dataset}/grec-fused-masked", all_titles, f"{models} + cooc + itemknn + sasrec", entry, MASKED,
+            (*flags, *scores), first.index, needs=(*needs, sasrec),
+        ),
+    ]  # fmt: skip
+
+
 def lcrec_row(dataset: str) -> Row:
     flags = ("--base_model", BASE_MODEL)
     return baseline(f"{dataset}/lcrec-masked", "LC-Rec, our preset", "lcrec", MASKED, *flags)
@@ -280,7 +308,8 @@ def beauty() -> list[Row]:
 def hmweek() -> list[Row]:
     """With SIDs of text, of pictures, and of both, all made the same way: what the pictures add."""
     rows = [*quick_rows("HMWeek"), *sasrec_rows("HMWeek"), lcrec_row("HMWeek")]
-    rows += grec_rows("HMWeek", ENCODED_TABLES, "python -m benchmarks.embeddings")
+    ours = grec_rows("HMWeek", ENCODED_TABLES, "python -m benchmarks.embeddings")
+    rows += [*ours, *grec_mixes("HMWeek", ours)]
     for table, (made_from, flag) in HMWEEK.items():
         folder = RESULTS / "HMWeek" / "index" / table
         embeddings = RESULTS / "HMWeek" / "emb"
