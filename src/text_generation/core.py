@@ -46,9 +46,7 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
     """Asks the model in every wording; gives the answers by wording on rank 0, and what is told of the run."""
     from src.text_generation.generator import Answers, make_generator  # imports torch: after the checks
 
-    device = resolve_device(config.device)
-    init_process_group(device)
-    generator = make_generator(config, plan.catalogue, plan.samples, device)
+    generator = make_generator(config, plan.catalogue, plan.samples, resolve_device(config.device))
     training = make_samples(plan.task, plan.catalogue, "train", holdout_of(config))
     training = training.pick(np.arange(min(MOST_MEASURED, len(training))))
     started, limits = time.time(), []
@@ -117,6 +115,7 @@ def evaluate(config: TextConfig) -> Path:
     read_table(config.table_path)
     if path.exists():
         logger.info("%s is there already and will be replaced", path)
+    init_process_group(resolve_device(config.device))  # before parts: ranks wait for each other there
     with Parts(predictions_path(path).with_suffix(".parts"), run_key(config, plan)) as parts:
         answers, told = write_answers(config, plan, parts)
     if answers is not None:
