@@ -217,6 +217,15 @@ def test_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert frames[0].equals(frames[1])
 
 
+def test_ranks_are_joined_before_they_wait_for_each_other(tmp_path, monkeypatch):
+    """Evaluation on several ranks used to end at its first barrier, in Parts, before there was a group."""
+    done = []
+    monkeypatch.setattr("src.text_generation.core.init_process_group", lambda device: done.append("joined"))
+    monkeypatch.setattr("src.common.parts.barrier", lambda: done.append("waited"))
+    run(config_for(tmp_path, sample_num=1))
+    assert done[:2] == ["joined", "waited"]
+
+
 @pytest.mark.slow
 def test_two_ranks_give_what_one_gives(tmp_path):
     one = run(config_for(tmp_path / "one"))
@@ -396,6 +405,22 @@ def test_what_does_not_compare_says_why(flags, message, capsys):
         compare.main([*map(str, two_runs()), *flags])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_wordings_that_ask_for_other_fields_compare(tmp_path, monkeypatch, capsys):
+    """Some of index2item ask for titles, some for descriptions: metrics of titles used to have no sample at all."""
+    fake_answers(monkeypatch, lambda item: "\n".join(item_fields(item)[name] for name in ("title", "description")))
+    config = config_for(tmp_path / "all", "qwen2", test_task="index2item", test_prompt_ids="0,2", sample_num=10)
+    both, title, description = (
+        str(run(replace(config, test_prompt_ids=ids, results_file=tmp_path / ids / "results.json")))
+        for ids in ("0,2", "0", "2")
+    )
+    assert compare.main([both, both, "--metrics", "title_hit@1,rougeL"]) == 0
+    assert "title_hit@1" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        compare.main([title, description])
+    assert ended.value.code == 2
+    assert "were judged by other right answers" in capsys.readouterr().err
 
 
 def test_results_of_other_samples_do_not_compare(tmp_path, monkeypatch, capsys):
