@@ -35,8 +35,11 @@ def run_key(config: TextConfig, plan: Plan) -> dict[str, str]:
     catalogue = plan.catalogue
     asked = {name: value for name, value in plain(config).items() if name not in NOT_ASKED}
     settings = [asked, plain(plan.wordings), plan.task.templates_sha256, plan.decoding._asdict(), plan.samples.keys]
-    records = [config.ckpt_model / name for name in ("run.json", "config.json", "adapter_config.json")]
-    tables = [catalogue.paths.file(name) for name in ("item.json", "item_enriched_v2.json", "inter.json", "user.json")]
+    records = [*sorted(config.ckpt_model.glob("*.json")), *sorted(config.ckpt_model.glob("*.jinja"))]
+    tables = [
+        catalogue.paths.file(name)
+        for name in ("item.json", "item_enriched_v2.json", "inter.json", "user.json", "split.json")
+    ]
     weights = [*sorted(config.ckpt_model.glob("*.safetensors")), *sorted(config.ckpt_model.glob("*.bin"))]
     index = [] if catalogue.sid_index is None else [catalogue.sid_index.path]
     return key_of(settings, [path for path in (*records, *tables, *weights, *index) if path.is_file()])

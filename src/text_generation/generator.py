@@ -103,8 +103,11 @@ class Captioner:
         self.encoder_decoder = bool(language.config.is_encoder_decoder)
         self.tokenizer.padding_side = "right" if self.encoder_decoder else "left"
         start = getattr(language.config, "decoder_start_token_id", None)
+        # BLIP-2 with OPT ends what it writes with a line break: its config says so, its tokenizer does not.
+        ends = [*np.atleast_1d(language.config.eos_token_id).tolist(), self.tokenizer.eos_token_id]
+        self.ends = sorted({int(token) for token in ends if token is not None})
         self.plain = {
-            "eos_token_id": self.tokenizer.eos_token_id,
+            "eos_token_id": self.ends,
             "pad_token_id": self.tokenizer.pad_token_id,
             "bos_token_id": self.tokenizer.bos_token_id,
             "decoder_start_token_id": start,
@@ -153,7 +156,7 @@ class Captioner:
 
     def read(self, written: np.ndarray) -> Answers:
         texts, cut, control = [], [], []
-        stop = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
+        stop = {*self.ends, self.tokenizer.pad_token_id}
         for ids in written.tolist():
             end = next((place for place, token in enumerate(ids) if token in stop), None)
             body = ids[:end]
