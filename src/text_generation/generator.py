@@ -13,11 +13,12 @@ from src.common.images import open_image
 from src.common.seed import random_numbers
 from src.families import caption_type
 from src.models import load_captioner, load_finetuned
-from src.prompt import PromptBuilder, checkpoint_settings
+from src.prompt import PromptBuilder
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import Template
 from src.text_generation.config import TextConfig
 from src.text_generation.decoding import Decoding, generate
+from src.text_generation.plan import prompt_settings
 from src.text_generation.questions import Samples, Texts
 
 
@@ -37,9 +38,8 @@ class Generator:
         dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.loaded = load_finetuned(config.ckpt_model, config.base_model, config.lora, dtype)
         self.loaded.model.to(device).eval()
-        settings = checkpoint_settings(config.ckpt_model, config.prompt_lang)
         self.builder = PromptBuilder(
-            catalogue, self.loaded.tokenizer, self.loaded.processor, settings, self.loaded.merge_size
+            catalogue, self.loaded.tokenizer, self.loaded.processor, prompt_settings(config), self.loaded.merge_size
         )
         tokenizer = self.loaded.tokenizer
         self.collate = PromptCollator(tokenizer.pad_token_id, self.loaded.family.mrope)

@@ -23,7 +23,7 @@ from src.text_generation.core import evaluate as run
 from src.text_generation.core import run_key
 from src.text_generation.generator import Captioner, Generator, join_fields, make_generator
 from src.text_generation.judging import copied, judge
-from src.text_generation.plan import check, shuffled
+from src.text_generation.plan import check, prompt_settings, shuffled
 from src.text_generation.questions import make_samples
 from src.text_generation.results import predictions_path, read_predictions, read_results, upsert
 from tests.seqrec.test_core import checkpoint, write_checkpoint
@@ -276,6 +276,16 @@ def test_published_models_are_asked_without_sids(tmp_path, family):
     assert set(results["baselines"]) == {"copy title", "copy input"}
 
 
+def test_a_published_model_takes_pictures_of_any_size(tmp_path):
+    """Where a picture was more than 2,048 tokens, it ended with the advice to raise a flag that evaluate lacks."""
+    folder = shutil.copytree(tiny_model("qwen2_vl"), tmp_path / "published")
+    table = read_json(folder / "config.json")
+    table["text_config"]["max_position_embeddings"] = 7000
+    write_json(folder / "config.json", table)
+    assert prompt_settings(config_for(tmp_path, zero_shot=True, ckpt_model=folder)).model_max_length == 7000
+    assert prompt_settings(config_for(tmp_path)).model_max_length == 2048  # as it was trained
+
+
 @pytest.mark.parametrize("family", ["blip2", "instructblip"])
 def test_captioners_are_asked_field_by_field(tmp_path, family):
     """In batches as alone, with pictures that reach them."""
@@ -488,6 +498,11 @@ def test_results_of_other_samples_do_not_compare(tmp_path, monkeypatch, capsys):
         ("qwen2_vl", {"zero_shot": True, "test_task": "index2item"}, "--zero_shot: index2item asks about SIDs"),
         ("qwen2_vl", {"ckpt_model": Path("gone")}, "--ckpt_model gone is no folder"),
         ("qwen2_vl", {"temperature": 0.5}, "changes nothing without --do_sample"),
+        (
+            "qwen2_vl",
+            {"max_new_tokens": 5000},
+            "--max_new_tokens 5000 leaves no room for a prompt: .* takes 2048 tokens",
+        ),
         ("qwen2_vl", {"test_batch_size": 0}, "--test_batch_size 0: it must be at least 1"),
         ("qwen2_vl", {"bertscore_model": Path("gone")}, "--bertscore_model gone is no folder with an encoder"),
         ("qwen2_vl", {"embedding_model": Path("gone")}, "--embedding_model gone is no folder with an encoder"),
