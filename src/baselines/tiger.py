@@ -5,7 +5,7 @@
     torchrun --nproc_per_node=4 -m src.baselines.tiger ...
 
 Its vocabulary is the tokens of the SIDs. What it learns lies beside the results in `<results>.model/`, which
-`python -m src.seqrec.metric_ddp` takes as --ckpt_model, too. Started again after a kill, it goes on.
+`metric_ddp`, `case` and `recommend` of `src.seqrec` take as --ckpt_model, too. Started again after a kill, it goes on.
 
 Reference: Rajput et al., 2023, https://arxiv.org/abs/2305.05065; without its tokens for users.
 """

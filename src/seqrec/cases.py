@@ -103,14 +103,14 @@ def make_cases(config: CaseConfig) -> tuple[list[Case], Catalogue]:
     if config.users:
         samples = pick_users(samples, config.users, catalogue, config.split)
     check_writable(config.page_path)
-    from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
+    from src.seqrec.ranker import load_ranker  # imports torch: after the checks, so that a fault shows at once
 
-    recommender = Recommender(config, catalogue, resolve_device(config.device))
+    ranker = load_ranker(config, catalogue, resolve_device(config.device))
     index, cases = catalogue.sid_index, []
     for number, name in enumerate(samples.names(catalogue)):
         history, target = samples.history(catalogue, number), int(samples.targets[number])
         text = int(samples.text_rows(np.array([number]))[0])
-        ranked = recommender.rank(template, [history], [target], [text])
+        ranked = ranker.rank(template, [history], [target], [text])
         items = ranked.items[0][ranked.items[0] >= 0]
         (row,) = index.rows_of([target])
         shared = index.num_shared_levels(int(row), index.rows_of(items))

@@ -34,10 +34,10 @@ def recommend(config: RecommendConfig) -> dict[str, Any]:
                 f"--history {item}: {catalogue.paths.file('item.json')} has no such item; its"
                 f" {len(catalogue.item_ids)} items are numbered {catalogue.item_ids[0]} to {catalogue.item_ids[-1]}"
             )
-    from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
+    from src.seqrec.ranker import load_ranker  # imports torch: after the checks, so that a fault shows at once
 
-    recommender = Recommender(config, catalogue, resolve_device(config.device))
-    ranked = recommender.rank(template, [config.history], [-1])  # no right answer is known, and no slot needs one
+    ranker = load_ranker(config, catalogue, resolve_device(config.device))
+    ranked = ranker.rank(template, [config.history], [-1])  # no right answer is known, and no slot needs one
 
     def describe(item: int) -> dict[str, Any]:
         return {"item": item, "title": catalogue.items[item]["title"], "sid": catalogue.sid_tokens(item)}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from src.common.artifacts import read_text
 from src.common.cli import check_at_least, name_list, new_parser, user_errors
-from src.text_generation.config import TextConfig, build_parser, config_from
+from src.text_generation.config import TextConfig, add_record_flags, build_parser, config_from
 
 KEYS = {"nproc_per_node", "table_file", "settings", "models"}
 
@@ -44,6 +44,8 @@ def read_runs(path: Path, only: list[str]) -> tuple[list[Run], int]:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(table, dict) or not isinstance(table.get("models"), list) or not table["models"]:
         raise ValueError(f"{path} must hold a list `models`, and beside it only {', '.join(sorted(KEYS))}")
+    if not isinstance(table.get("settings") or {}, dict):
+        raise ValueError(f"{path}: `settings` must be flags with their values, such as test_batch_size: 16")
     if unknown := set(table) - KEYS:
         raise ValueError(f"{path}: there is no setting {sorted(unknown)[0]!r}; there are {', '.join(sorted(KEYS))}")
     runs = []
@@ -56,14 +58,22 @@ def read_runs(path: Path, only: list[str]) -> tuple[list[Run], int]:
     names = [run.name for run in runs]
     if len(set(names)) != len(names):
         raise ValueError(f"{path}: model_name {next(n for n in names if names.count(n) > 1)!r} stands there twice")
+    places = [run.config.results_path for run in runs]
+    if len(set(places)) != len(places):
+        twice = next(place for place in places if places.count(place) > 1)
+        raise ValueError(f"{path}: several models would write {twice}: give each a results_file of its own, or none")
+    number = table.get("nproc_per_node", 1)
+    if not isinstance(number, int):
+        raise ValueError(f"{path}: nproc_per_node {number!r} is no whole number")
     for name in only:
         if name not in names:
             raise ValueError(f"--only {name}: {path} has the models {', '.join(names)}")
-    return [run for run in runs if not only or run.name in only], table.get("nproc_per_node", 1)
+    return [run for run in runs if not only or run.name in only], number
 
 
 def parsed(path: Path, name: str, flags: list[str]) -> TextConfig:
     parser = build_parser(None)
+    add_record_flags(parser)
 
     def fail(message: str) -> None:
         raise ValueError(f"{path}, model {name}: {message}")
@@ -93,10 +103,12 @@ def run_all(runs: list[Run], num_processes: int) -> list[str]:
 
 def table_lines(path: Path, config: TextConfig) -> list[str]:
     """The rows of the table on the dataset and task of `config`, for people."""
+    from src.tasks.task import load_task
     from src.text_generation.judging import SHOWN
 
+    task = load_task(config.test_task).name
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["dataset"] == config.dataset]
+        rows = [row for row in csv.DictReader(file) if (row["dataset"], row["task"]) == (config.dataset, task)]
     rows = [row for row in rows if row["split"] in (config.split, "seen")]
     names = [name for name in SHOWN if rows and rows[0].get(name)]
     width = max((len(row["model"]) for row in rows), default=0)

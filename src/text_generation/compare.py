@@ -9,9 +9,13 @@ chrf, length_ratio) have no value per sample: sentence_bleu4 and sentence_chrf s
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.common.cli import user_errors
 from src.common.comparison import Difference, Samples, build_parser, check_protocol, differences, in_order, table
+
+if TYPE_CHECKING:
+    import polars as pl
 
 PROTOCOL = ("dataset", "split", "test_task", "prompt_lang")  # results that differ here do not compare
 TWINS = {"bleu": "sentence_bleu4", "chrf": "sentence_chrf"}
@@ -35,6 +39,7 @@ def load_samples(results_file: Path, names: list[str]) -> Samples:
             twin = f": take {TWINS[name.rpartition('.')[2]]}" if name.rpartition(".")[2] in TWINS else ""
             raise ValueError(f"{results_file} has no {name} of single samples{twin}")
         columns = [part[SCORE + name].to_numpy().astype(float) for part in parts]
+        columns = [column for column in columns if not np.isnan(column).all()]  # wordings may ask for other fields
         values[name] = np.mean(columns, axis=0)
         mean = float(np.mean([np.nanmean(column) for column in columns]))
         if name in stated and abs(mean - stated[name]) > 1e-9:
@@ -45,13 +50,19 @@ def load_samples(results_file: Path, names: list[str]) -> Samples:
     return in_order(parts[0]["key"].to_list(), parts[0]["item"].to_list(), values)
 
 
+def right_answers(frame: "pl.DataFrame") -> set[tuple]:
+    """Each sample's key, item and right fields, once for all wordings that ask for the same."""
+    fields = sorted(name for name in frame.columns if name.startswith("reference:"))
+    return {(*row[:2], *zip(fields, row[2:], strict=True)) for row in frame.select("key", "item", *fields).iter_rows()}
+
+
 def compare(
     base: Path, new: Path, metrics: list[str] | None = None, drops: dict[str, float] | None = None
 ) -> list[Difference]:
     """The paired test of each metric, over the samples that have it.
 
     Raises:
-        ValueError: the files are of different datasets, splits, tasks or samples.
+        ValueError: the files are of different datasets, splits, tasks, samples or right answers.
     """
     import numpy as np
 
@@ -63,6 +74,11 @@ def compare(
     shared = [name.removeprefix(SCORE) for name in first.columns if name.startswith(SCORE) and name in second.columns]
     names = list(dict.fromkeys([*(metrics or shared), *drops]))
     sides = [load_samples(file, names) for file in files]
+    if sides[0].keys == sides[1].keys and right_answers(first) != right_answers(second):
+        raise ValueError(
+            f"{base} and {new} were judged by other right answers: only results of the same texts compare. Evaluate"
+            f" both on the same data, and in wordings that ask for the same fields"
+        )
     rows = []
     for name in names:  # a field that some items lack is compared where it is there
         parts = []

@@ -70,7 +70,7 @@ class TextCaseConfig(TextConfig):
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags of src.text_generation.evaluate and case; their defaults are TextConfig's."""
+    """The flags that src.text_generation.evaluate and case share; their defaults are TextConfig's."""
     d = TextConfig
     parser = new_parser(description)
     add_dataset_flags(parser)
@@ -120,11 +120,16 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         type=Path,
         help="JSON (default: results/<dataset>/<task>-<name>.json); the rest lies beside it",
     )
-    judged.add_argument(
+    return parser
+
+
+def add_record_flags(parser: argparse.ArgumentParser) -> None:
+    """What an evaluation writes beside its results, and a look at a few cases does not."""
+    written = parser.add_argument_group("what is written beside the results")
+    written.add_argument(
         "--table_file", type=Path, help="CSV with a row a model (default: text_generation.csv beside the results)"
     )
-    judged.add_argument("--page_items", type=int, default=d.page_items, help="items on the page; 0: no page")
-    return parser
+    written.add_argument("--page_items", type=int, default=TextConfig.page_items, help="items on the page; 0: no page")
 
 
 def add_case_flags(parser: argparse.ArgumentParser) -> None:

@@ -35,8 +35,11 @@ def run_key(config: TextConfig, plan: Plan) -> dict[str, str]:
     catalogue = plan.catalogue
     asked = {name: value for name, value in plain(config).items() if name not in NOT_ASKED}
     settings = [asked, plain(plan.wordings), plan.task.templates_sha256, plan.decoding._asdict(), plan.samples.keys]
-    records = [config.ckpt_model / name for name in ("run.json", "config.json", "adapter_config.json")]
-    tables = [catalogue.paths.file(name) for name in ("item.json", "item_enriched_v2.json", "inter.json", "user.json")]
+    records = [*sorted(config.ckpt_model.glob("*.json")), *sorted(config.ckpt_model.glob("*.jinja"))]
+    tables = [
+        catalogue.paths.file(name)
+        for name in ("item.json", "item_enriched_v2.json", "inter.json", "user.json", "split.json")
+    ]
     weights = [*sorted(config.ckpt_model.glob("*.safetensors")), *sorted(config.ckpt_model.glob("*.bin"))]
     index = [] if catalogue.sid_index is None else [catalogue.sid_index.path]
     return key_of(settings, [path for path in (*records, *tables, *weights, *index) if path.is_file()])
@@ -46,9 +49,7 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
     """Asks the model in every wording; gives the answers by wording on rank 0, and what is told of the run."""
     from src.text_generation.generator import Answers, make_generator  # imports torch: after the checks
 
-    device = resolve_device(config.device)
-    init_process_group(device)
-    generator = make_generator(config, plan.catalogue, plan.samples, device)
+    generator = make_generator(config, plan.catalogue, plan.samples, resolve_device(config.device))
     training = make_samples(plan.task, plan.catalogue, "train", holdout_of(config))
     training = training.pick(np.arange(min(MOST_MEASURED, len(training))))
     started, limits = time.time(), []
@@ -117,6 +118,7 @@ def evaluate(config: TextConfig) -> Path:
     read_table(config.table_path)
     if path.exists():
         logger.info("%s is there already and will be replaced", path)
+    init_process_group(resolve_device(config.device))  # before parts: ranks wait for each other there
     with Parts(predictions_path(path).with_suffix(".parts"), run_key(config, plan)) as parts:
         answers, told = write_answers(config, plan, parts)
     if answers is not None:

@@ -48,6 +48,9 @@ def decoding_of(config: TextConfig) -> Decoding:
                 raise ValueError(f"{path} asks for {name} {table[name]}, which is not done here: leave out"
                                  f" --use_generation_config, and say with flags what you want of it")  # fmt: skip
         values |= {name: table[name] for name in NEUTRAL if table.get(name) is not None}
+        for name, value in values.items():
+            if type(value) is not bool if name == "do_sample" else type(value) not in (int, float):
+                raise ValueError(f"{path} has {name} {value!r}: leave out --use_generation_config, or mend it")
     values |= {name: getattr(config, name) for name in NEUTRAL if getattr(config, name) is not None}
     found = Decoding(**values)
     if not found.do_sample:
@@ -55,13 +58,13 @@ def decoding_of(config: TextConfig) -> Decoding:
             if getattr(config, name) is not None:
                 raise ValueError(f"--{name} {getattr(config, name)} changes nothing without --do_sample: add it")
         found = found._replace(**{name: NEUTRAL[name] for name in SAMPLING})
-    if found.temperature <= 0:
+    if not found.temperature > 0:  # nor is NaN
         raise ValueError(f"--temperature {found.temperature}: it must be above 0; leave out --do_sample to be greedy")
     if not 0 < found.top_p <= 1:
         raise ValueError(f"--top_p {found.top_p}: it is a share of probability, above 0 and up to 1")
     if found.top_k < 0:
         raise ValueError(f"--top_k {found.top_k}: it must be at least 0, which takes all tokens")
-    if found.repetition_penalty <= 0:
+    if not found.repetition_penalty > 0:
         raise ValueError(f"--repetition_penalty {found.repetition_penalty}: it must be above 0; 1 changes nothing")
     return found
 

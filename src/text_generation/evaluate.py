@@ -7,11 +7,13 @@ Writes metrics, predictions and a page with pictures, and puts a row for the mod
 """
 
 from src.common.cli import user_errors
-from src.text_generation.config import build_parser, config_from
+from src.text_generation.config import add_record_flags, build_parser, config_from
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser(__doc__).parse_args(argv)
+    parser = build_parser(__doc__)
+    add_record_flags(parser)
+    args = parser.parse_args(argv)
     from src.text_generation.core import evaluate  # reads data: after parsing, so that --help and a typo answer at once
 
     with user_errors():

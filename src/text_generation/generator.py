@@ -13,11 +13,12 @@ from src.common.images import open_image
 from src.common.seed import random_numbers
 from src.families import caption_type
 from src.models import load_captioner, load_finetuned
-from src.prompt import PromptBuilder, checkpoint_settings
+from src.prompt import PromptBuilder
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import Template
 from src.text_generation.config import TextConfig
 from src.text_generation.decoding import Decoding, generate
+from src.text_generation.plan import prompt_settings
 from src.text_generation.questions import Samples, Texts
 
 
@@ -37,9 +38,8 @@ class Generator:
         dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.loaded = load_finetuned(config.ckpt_model, config.base_model, config.lora, dtype)
         self.loaded.model.to(device).eval()
-        settings = checkpoint_settings(config.ckpt_model, config.prompt_lang)
         self.builder = PromptBuilder(
-            catalogue, self.loaded.tokenizer, self.loaded.processor, settings, self.loaded.merge_size
+            catalogue, self.loaded.tokenizer, self.loaded.processor, prompt_settings(config), self.loaded.merge_size
         )
         tokenizer = self.loaded.tokenizer
         self.collate = PromptCollator(tokenizer.pad_token_id, self.loaded.family.mrope)
@@ -103,8 +103,11 @@ class Captioner:
         self.encoder_decoder = bool(language.config.is_encoder_decoder)
         self.tokenizer.padding_side = "right" if self.encoder_decoder else "left"
         start = getattr(language.config, "decoder_start_token_id", None)
+        # BLIP-2 with OPT ends what it writes with a line break: its config says so, its tokenizer does not.
+        ends = [*np.atleast_1d(language.config.eos_token_id).tolist(), self.tokenizer.eos_token_id]
+        self.ends = sorted({int(token) for token in ends if token is not None})
         self.plain = {
-            "eos_token_id": self.tokenizer.eos_token_id,
+            "eos_token_id": self.ends,
             "pad_token_id": self.tokenizer.pad_token_id,
             "bos_token_id": self.tokenizer.bos_token_id,
             "decoder_start_token_id": start,
@@ -153,7 +156,7 @@ class Captioner:
 
     def read(self, written: np.ndarray) -> Answers:
         texts, cut, control = [], [], []
-        stop = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
+        stop = {*self.ends, self.tokenizer.pad_token_id}
         for ids in written.tolist():
             end = next((place for place, token in enumerate(ids) if token in stop), None)
             body = ids[:end]

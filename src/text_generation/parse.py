@@ -8,8 +8,9 @@ from src.tasks.task import SLOT, Template
 
 LABELLED = re.compile(r"(?:^|\n)\s*([^\n{}:：]+?)\s*[:：]\s*\{(\w+)\}")
 DECORATION = r"[\s*_#>`\"'“”【】\[\]-]*"
-START = rf"{DECORATION}(?:\(?\d{{1,2}}[.)、]\s*)?{DECORATION}"  # "2. **" and the like
-FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
+# "2. **" and the like; each `*+` gives nothing back, or a line of ten thousand stars would take minutes
+START = rf"{DECORATION}+(?:\(?\d{{1,2}}[.)、]{DECORATION}+)?"
+FENCE = re.compile(r"^```\w*|```$")
 BULLET = re.compile(r"^\s*(?:[-*•·‣▪]|\d{1,2}[.)、])\s+")
 SYNONYMS = {  # of a slot, beside the label that its task writes and the slot's own name
     "enhanced_title": ("title", "enhanced title", "new title", "better title", "product title", "标题", "优化标题"),
@@ -53,7 +54,7 @@ def parse(text: str, labels: Mapping[str, str]) -> dict[str, str]:
     for line in text.splitlines():
         if match := label.fullmatch(line):
             slot = spellings[_plain(match[1])]
-            current = lines.setdefault(slot, []) if slot not in lines else None
+            current = None if lines.get(slot) else lines.setdefault(slot, [])
             words = match[2]
         elif BULLET.match(line) or (current is not None and not current):
             words = BULLET.sub("", line)
@@ -82,12 +83,12 @@ def _plain(label: str) -> str:
 
 def _json_table(text: str) -> dict | None:
     """The table that an answer is, perhaps inside a fence of Markdown; None where it is none."""
-    body = FENCE.sub("", text).strip()
+    body = FENCE.sub("", text.strip()).strip()
     if not body.startswith("{"):
         return None
     try:
         table = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # a model may open brackets without end
         return None
     return table if isinstance(table, dict) else None
 
@@ -96,7 +97,7 @@ def _words_of(value: object) -> str:
     if isinstance(value, Mapping):
         value = [f"{name}: {words}" for name, words in value.items()]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "; ".join(words for entry in value if (words := str(entry).strip()))
+        return "; ".join(" ".join(str(entry).split()) for entry in value if entry not in (None, ""))
     return "" if value is None else " ".join(str(value).split())
 
 

@@ -68,10 +68,15 @@ def check(config: TextConfig) -> Plan:
         )
     settings = PromptSettings(prompt_lang=config.prompt_lang or "en")
     if not captioner:
-        settings = checkpoint_settings(config.ckpt_model, config.prompt_lang)
+        settings = prompt_settings(config)
     task = load_text_task(config, settings.prompt_lang)
     check_device_name(config.device)
     check_at_least(config, test_batch_size=1, sample_num=0, max_new_tokens=0, page_items=0)
+    if not captioner and config.max_new_tokens >= settings.model_max_length:
+        raise ValueError(
+            f"--max_new_tokens {config.max_new_tokens} leaves no room for a prompt: {config.ckpt_model} takes"
+            f" {settings.model_max_length} tokens together, as it was trained"
+        )
     decoding = decoding_of(config)
     wordings = make_wordings(config, task, settings.prompt_lang, bool(captioner))
     if not captioner:
@@ -107,6 +112,17 @@ def check(config: TextConfig) -> Plan:
             raise ValueError(f"--shuffle_images: not every wording of {task.name} that is asked shows a picture")
         catalogue = replace(catalogue, image_files=shuffled(catalogue.image_files, samples.items, config.seed))
     return Plan(task, catalogue, samples, wordings, settings.prompt_lang, decoding, without_picture)
+
+
+def prompt_settings(config: TextConfig) -> PromptSettings:
+    """Those of the fine-tuning; a published model, which had none, takes as many tokens as its positions go."""
+    settings = checkpoint_settings(config.ckpt_model, config.prompt_lang)
+    table = config.ckpt_model / "config.json"
+    if (config.ckpt_model / "run.json").is_file() or not table.is_file():
+        return settings
+    model = read_json(table)
+    positions = {**model, **model.get("text_config", {})}.get("max_position_embeddings")
+    return replace(settings, model_max_length=positions or settings.model_max_length)
 
 
 def check_pictures(config: TextConfig, task: Task, wordings: list[Wording]) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from src.baselines.tiger import TigerConfig
+from src.baselines.tiger_model import Tiger, new_model, save_tiger
 from src.reporting.cases import case_card, cases_body, sid_chips
 from src.reporting.tiles import Tiles
 from src.seqrec import case, recommend
@@ -190,6 +193,34 @@ def test_items_are_shown(tmp_path, capsys):
 def test_faults_of_cases_are_found_before_the_model(more, message, capsys, monkeypatch):
     monkeypatch.setattr("src.seqrec.recommender.load_finetuned", None)
     assert re.search(message, fails(case, flags(*more), capsys))
+
+
+@pytest.fixture(scope="module")
+def tiger(tmp_path_factory) -> Path:
+    """A TIGER that learnt nothing."""
+    folder = tmp_path_factory.mktemp("tiger")
+    shape = TigerConfig(NAME, Path(), hidden_size=16, num_layers=1, num_heads=2, head_size=8, intermediate_size=16)
+    catalogue = toy_catalogue()
+    settings = config_for(folder, ckpt_model=folder)
+    save_tiger(folder, Tiger(settings, catalogue, new_model(shape, catalogue.sid_index), 6, torch.device("cpu")), {})
+    return folder
+
+
+def test_a_tiger_is_looked_at_as_other_models(tiger, tmp_path, capsys):
+    """It used to end with a traceback from the loading of a fine-tuned model."""
+    config = config_for(tmp_path, ckpt_model=tiger)
+    evaluate(config)
+    (evaluated,) = predictions_of(config)
+    case.main(flags("--users", "u7", "--num_beams", 10, "--html", tmp_path / "page.html", ckpt=tiger))
+    (shown,), _ = make_cases(case_config(tmp_path, ckpt_model=tiger, users=("u7",)))
+    assert "=== user u7" in capsys.readouterr().out
+    recommend.main(flags("--history", ",".join(map(str, sequence(7)[:-1])), "--num_beams", 10, "--json", ckpt=tiger))
+    answered = [row["item"] for row in json.loads(capsys.readouterr().out)["recommendations"]]
+    assert shown.items == answered == evaluated.ranked[list(evaluated.users).index("u7")].tolist()
+    assert 'class="person"' in (tmp_path / "page.html").read_text()
+    assert "is a TIGER, which reads no words" in fails(
+        recommend, flags("--history", "1", "--test_task", "fusionseqrec", ckpt=tiger), capsys
+    )
 
 
 # ---- a single request ------------------------------------------------------------------------------------------------

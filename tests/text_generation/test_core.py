@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,10 @@ from src.tasks.task import load_task
 from src.text_generation import benchmark, case, compare, evaluate
 from src.text_generation.config import TextCaseConfig, TextConfig
 from src.text_generation.core import evaluate as run
+from src.text_generation.core import run_key
 from src.text_generation.generator import Captioner, Generator, join_fields, make_generator
 from src.text_generation.judging import copied, judge
-from src.text_generation.plan import check, shuffled
+from src.text_generation.plan import check, prompt_settings, shuffled
 from src.text_generation.questions import make_samples
 from src.text_generation.results import predictions_path, read_predictions, read_results, upsert
 from tests.seqrec.test_core import checkpoint, write_checkpoint
@@ -217,6 +219,28 @@ def test_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert frames[0].equals(frames[1])
 
 
+def test_ranks_are_joined_before_they_wait_for_each_other(tmp_path, monkeypatch):
+    """Evaluation on several ranks used to end at its first barrier, in Parts, before there was a group."""
+    done = []
+    monkeypatch.setattr("src.text_generation.core.init_process_group", lambda device: done.append("joined"))
+    monkeypatch.setattr("src.common.parts.barrier", lambda: done.append("waited"))
+    run(config_for(tmp_path, sample_num=1))
+    assert done[:2] == ["joined", "waited"]
+
+
+def test_answers_of_another_processor_are_not_taken(tmp_path):
+    """Pictures of another size, after a run that was killed for want of memory."""
+    folder = shutil.copytree(checkpoint("qwen2_vl"), tmp_path / "ckpt")
+    config = config_for(tmp_path, ckpt_model=folder)
+    before = run_key(config, check(config))
+    assert run_key(replace(config, device="auto", page_items=1), check(config)) == before
+    path = next(
+        folder / name for name in ("preprocessor_config.json", "processor_config.json") if (folder / name).is_file()
+    )
+    write_json(path, read_json(path) | {"max_pixels": 99})
+    assert run_key(config, check(config)) != before
+
+
 @pytest.mark.slow
 def test_two_ranks_give_what_one_gives(tmp_path):
     one = run(config_for(tmp_path / "one"))
@@ -252,6 +276,16 @@ def test_published_models_are_asked_without_sids(tmp_path, family):
     assert set(results["baselines"]) == {"copy title", "copy input"}
 
 
+def test_a_published_model_takes_pictures_of_any_size(tmp_path):
+    """Where a picture was more than 2,048 tokens, it ended with the advice to raise a flag that evaluate lacks."""
+    folder = shutil.copytree(tiny_model("qwen2_vl"), tmp_path / "published")
+    table = read_json(folder / "config.json")
+    table["text_config"]["max_position_embeddings"] = 7000
+    write_json(folder / "config.json", table)
+    assert prompt_settings(config_for(tmp_path, zero_shot=True, ckpt_model=folder)).model_max_length == 7000
+    assert prompt_settings(config_for(tmp_path)).model_max_length == 2048  # as it was trained
+
+
 @pytest.mark.parametrize("family", ["blip2", "instructblip"])
 def test_captioners_are_asked_field_by_field(tmp_path, family):
     """In batches as alone, with pictures that reach them."""
@@ -281,6 +315,28 @@ def test_captioners_are_asked_field_by_field(tmp_path, family):
         captioner.answer(template, 0, numbers, 8, plan.decoding._replace(do_sample=True)).texts for _ in range(2)
     ]
     assert sampled[0] == sampled[1] != together.texts
+
+
+def test_a_captioner_ends_where_its_config_says(tmp_path):
+    """BLIP-2 with OPT ends at a line break, and its tokenizer knows only `</s>`: it used to write on to the limit."""
+    import torch
+
+    def ask(folder: Path):
+        config = config_for(tmp_path, zero_shot=True, ckpt_model=folder)
+        plan = check(config)
+        captioner = make_generator(config, plan.catalogue, plan.samples, torch.device("cpu"))
+        template = next(iter(plan.wordings[0].questions.values()))
+        return captioner, captioner.answer(template, 0, np.arange(len(plan.samples)), 8, plan.decoding)
+
+    captioner, free = ask(tiny_model("blip2"))
+    tokens = captioner.tokenizer(free.texts[0], add_special_tokens=False)["input_ids"]
+    folder = shutil.copytree(tiny_model("blip2"), tmp_path / "blip2")
+    table = read_json(folder / "config.json")
+    table["text_config"]["eos_token_id"] = tokens[-1]
+    write_json(folder / "config.json", table)
+    _, ended = ask(folder)
+    assert (free.cut[0], ended.cut[0]) == (True, False)
+    assert len(ended.texts[0]) < len(free.texts[0])
 
 
 def test_fields_asked_one_by_one_are_joined():
@@ -353,6 +409,14 @@ def test_cases_are_shown_in_the_order_asked(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]  # nothing else is written
 
 
+@pytest.mark.parametrize("flag", ["--table_file", "--page_items"])
+def test_cases_refuse_flags_that_would_change_nothing(tmp_path, flag, capsys):
+    with pytest.raises(SystemExit) as ended:
+        case.main(flags_for(tmp_path, Path("gone"), flag, "3"))
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
+
+
 def test_cases_are_those_of_the_evaluation(tmp_path):
     config = TextCaseConfig(**vars(config_for(tmp_path)))
     case.show(replace(config, sample_num=2, html=tmp_path / "page.html"))
@@ -398,6 +462,22 @@ def test_what_does_not_compare_says_why(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_wordings_that_ask_for_other_fields_compare(tmp_path, monkeypatch, capsys):
+    """Some of index2item ask for titles, some for descriptions: metrics of titles used to have no sample at all."""
+    fake_answers(monkeypatch, lambda item: "\n".join(item_fields(item)[name] for name in ("title", "description")))
+    config = config_for(tmp_path / "all", "qwen2", test_task="index2item", test_prompt_ids="0,2", sample_num=10)
+    both, title, description = (
+        str(run(replace(config, test_prompt_ids=ids, results_file=tmp_path / ids / "results.json")))
+        for ids in ("0,2", "0", "2")
+    )
+    assert compare.main([both, both, "--metrics", "title_hit@1,rougeL"]) == 0
+    assert "title_hit@1" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        compare.main([title, description])
+    assert ended.value.code == 2
+    assert "were judged by other right answers" in capsys.readouterr().err
+
+
 def test_results_of_other_samples_do_not_compare(tmp_path, monkeypatch, capsys):
     fake_answers(monkeypatch, labelled)
     other = run(config_for(tmp_path))
@@ -418,6 +498,11 @@ def test_results_of_other_samples_do_not_compare(tmp_path, monkeypatch, capsys):
         ("qwen2_vl", {"zero_shot": True, "test_task": "index2item"}, "--zero_shot: index2item asks about SIDs"),
         ("qwen2_vl", {"ckpt_model": Path("gone")}, "--ckpt_model gone is no folder"),
         ("qwen2_vl", {"temperature": 0.5}, "changes nothing without --do_sample"),
+        (
+            "qwen2_vl",
+            {"max_new_tokens": 5000},
+            "--max_new_tokens 5000 leaves no room for a prompt: .* takes 2048 tokens",
+        ),
         ("qwen2_vl", {"test_batch_size": 0}, "--test_batch_size 0: it must be at least 1"),
         ("qwen2_vl", {"bertscore_model": Path("gone")}, "--bertscore_model gone is no folder with an encoder"),
         ("qwen2_vl", {"embedding_model": Path("gone")}, "--embedding_model gone is no folder with an encoder"),
@@ -507,6 +592,13 @@ def test_a_list_of_models_gives_one_table(tmp_path, capsys, monkeypatch):
     assert "failed: ours" in err
 
 
+def test_the_table_of_a_list_holds_its_task_only(tmp_path):
+    """All tasks of a dataset share one file."""
+    upsert(tmp_path / "t.csv", [row("a", task="text_enrich", bleu=1), row("b", task="index2item", bleu=2)])
+    lines = benchmark.table_lines(tmp_path / "t.csv", TextConfig("D", Path(), test_task="mmitemenrich"))
+    assert [line.split()[0] for line in lines[1:]] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("changes", "flags", "message"),
     [
@@ -519,6 +611,13 @@ def test_a_list_of_models_gives_one_table(tmp_path, capsys, monkeypatch):
             "model x: unrecognized arguments: --sped",
         ),
         ({"models": [{"model_name": "x", "ckpt_model": "gone"}]}, [], "model x: --ckpt_model gone is no folder"),
+        ({"settings": ["dataset"]}, [], "`settings` must be flags with their values"),
+        ({"nproc_per_node": "all"}, [], "nproc_per_node 'all' is no whole number"),
+        (
+            {"settings": {"dataset": NAME, "results_file": "one.json"}},
+            [],
+            "several models would write one.json: give each a results_file of its own",
+        ),
         ({"nproc_per_node": 0}, [], "--nproc_per_node 0: it must be at least 1"),
         ({}, ["--only", "mine"], "--only mine: .* has the models ours, published"),
     ],

@@ -136,6 +136,7 @@ def test_greedy_unless_flags_say_otherwise(tmp_path):
         ({"temperature": 0.7}, "--temperature 0.7 changes nothing without --do_sample"),
         ({"top_p": 0.9, "do_sample": False}, "--top_p 0.9 changes nothing without --do_sample"),
         ({"do_sample": True, "temperature": 0.0}, "--temperature 0.0: it must be above 0"),
+        ({"do_sample": True, "temperature": float("nan")}, "--temperature nan: it must be above 0"),
         ({"do_sample": True, "top_p": 1.5}, "--top_p 1.5: it is a share"),
         ({"do_sample": True, "top_k": -1}, "--top_k -1: it must be at least 0"),
         ({"repetition_penalty": 0.0}, "--repetition_penalty 0.0: it must be above 0"),
@@ -145,6 +146,13 @@ def test_greedy_unless_flags_say_otherwise(tmp_path):
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         decoding_of(config(**changes))
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", "hot"), ("do_sample", "yes")])
+def test_a_generation_config_of_other_types_is_refused(tmp_path, name, value):
+    write_json(tmp_path / "generation_config.json", {"do_sample": True, name: value})
+    with pytest.raises(ValueError, match=f"generation_config.json has {name} '{value}'"):
+        decoding_of(config(tmp_path, use_generation_config=True))
 
 
 def test_a_generation_config_that_asks_for_more_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Fields of an answer: whatever order and spelling labels have, and nothing that is not there."""
 
+import time
+
 import pytest
 
 from src.tasks.task import LANGUAGES, Template, load_task
@@ -56,14 +58,29 @@ def test_variants(text):
         ("Title:\nTags: red", {"tags": "red"}),
         ("Titles are: none\nTags : red", {"tags": "red"}),
         ("Tags: red\nTags: blue", {"tags": "red"}),
+        ("Tags:\nTags: blue\nTags: red", {"tags": "blue"}),
         ("Title: (2-pack) mugs", {"enhanced_title": "(2-pack) mugs"}),
         ('{"title": null, "tags": []}', {}),
+        ('{"tags": ["red", null, "big\\nmug"]}', {"tags": "red; big mug"}),
         ('{"title": "Fine', {}),
         ("word " * 10_000, {}),
     ],
 )
 def test_nothing_is_invented(text, fields):
     assert parse(text, LABELS) == fields
+
+
+@pytest.mark.parametrize("text", ["* " * 20_000, "-" * 40_000, " " * 40_000 + "x", "Title" + "*" * 40_000])
+def test_lines_without_an_end_are_read_at_once(text):
+    """Each such line took minutes: the pattern tried every way to share the stars among its parts."""
+    begun = time.process_time()
+    assert parse(text, LABELS) == {}
+    assert time.process_time() - begun < 1
+
+
+def test_brackets_without_an_end_are_no_table():
+    """They used to end the whole evaluation with a RecursionError."""
+    assert parse('{"tags": ' + "[" * 100_000, LABELS) == {}
 
 
 def test_entries_of_lists():
