@@ -162,6 +162,7 @@ async def obtain(picture: Picture, config: DownloadConfig, fetcher: Fetcher, poo
     line = {"item": str(picture.item), "file": str(picture.place.relative_to(config.data_path / config.dataset))}
     if picture.place.is_file() and (kept := await run(keep, picture.place)):
         return {**line, **kept}
+    # `passing` is what the next run may change: passing failures, and refusals, since it may allow the host.
     failure, passing, reasons = Failure("no address", "no address is known"), False, []
     for url in picture.urls:
         try:
@@ -171,7 +172,7 @@ async def obtain(picture: Picture, config: DownloadConfig, fetcher: Fetcher, poo
             )
             return {**line, **stored, "url": url, "attempts": fetched.attempts}
         except Failure as error:
-            failure, passing = error, passing or error.passing
+            failure, passing = error, passing or error.passing or error.cause == "refused address"
             reasons.append(f"{url:.300}: {error}")
     return {
         **line,
@@ -271,7 +272,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("user_agent", str, "what the downloader calls itself; a contact address is polite")
     add("max_failed", float, "share of items without a picture up to which the exit status is 0")
     add_switch(
-        parser, "--retry_failed", help="try again, too, what failed for good: not found, refused, no picture, ..."
+        parser, "--retry_failed", help="try again, too, what failed for good: not found, too large, no picture, ..."
     )
     return parser
 
