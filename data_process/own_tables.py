@@ -9,6 +9,7 @@ from data_process.raw_files import GZIP_MAGIC, Tally
 from src.common.artifacts import ITEM_FIELDS
 
 BATCH_ROWS = 1 << 17
+REMEDY = "What is None there is missing, or another kind than the flags say (dates in words: --time_unit text)"
 
 
 class Table:
@@ -22,7 +23,7 @@ class Table:
     def __init__(self, path: Path, flag: str, separator: str | None = None):
         if not path.is_file():
             raise FileNotFoundError(f"{flag} {path} does not exist or is a folder: name a table, CSV or Parquet")
-        self.path, self.flag, self.tally = path, flag, Tally(path)
+        self.path, self.flag, self.tally = path, flag, Tally(path, remedy=REMEDY)
         with open(path, "rb") as file:
             is_gzip = file.read(2) == GZIP_MAGIC
         if path.suffix == ".gz" and not is_gzip:

@@ -30,13 +30,14 @@ class Tally:
     lines: int = 0  # that are not blank
     malformed: int = 0
     first: str = ""  # the first malformed line
+    remedy: str = "It is broken or of another format: check it, or download it again"
 
     def check(self) -> None:
         """Raises ValueError where the file is of another format."""
         if self.malformed > MAX_BAD_SHARE * self.lines:
             raise ValueError(
                 f"{self.path}: {self.malformed:,} of the first {self.lines:,} lines are malformed, the first being"
-                f" {self.first}. It is broken or of another format: check it, or download it again"
+                f" {self.first}. {self.remedy}"
             )
 
     def report(self) -> None:

@@ -153,13 +153,15 @@ def test_ids_that_no_id_map_can_hold(tmp_path, capsys):
         ([], "--user_column user_id: "),
         (["--user_column", "who", "--item_column", "sku", "--time_column", "when"], "--time_column when: "),
         (["--user_column", "who", "--item_column", "sku", "--time_column", "at", "--time_unit", "text"], "malformed"),
+        (["--user_column", "who", "--item_column", "sku", "--time_column", "day"], "dates in words: --time_unit text"),
         (["--user_column", "who", "--item_column", "sku", "--split", "temporal"], "--split temporal needs times"),
         (["--image_column", "x"], "--image_column is a column of --items_file"),
         (["--separator", ";;"], "--separator ';;' must be one character"),
     ],
 )
 def test_own_tables_that_cannot_be(tmp_path, capsys, flags, message):
-    write_lines(tmp_path / "r.csv", ["who,sku,at", *(f"{row.user},{row.item},{row.time}" for row in ratings())])
+    rows = (f"{row.user},{row.item},{row.time},2024-05-01" for row in ratings())
+    write_lines(tmp_path / "r.csv", ["who,sku,at,day", *rows])
     assert message in refused(capsys, csv_data_process, tmp_path / "r.csv", tmp_path, *flags)
 
 
