@@ -316,10 +316,17 @@ def test_faults(tmp_path, settings, urls, fault):
     assert not (data / "Shop" / "images").exists()
 
 
+def test_the_folder_may_be_above(tmp_path):
+    """`--data_path ../data` used to be refused, as if an original id led out of the dataset's folder."""
+    with LocalServer(Pictures()).running() as address:
+        data = write_dataset(tmp_path / "data", {0: [f"{address}/ok/0"]})
+        assert download(config(data / ".." / "data")) == {"ok": 1}
+
+
 def test_a_picture_cannot_leave_the_folder(tmp_path):
     data = write_dataset(tmp_path, {0: ["http://x"]})
     (data / "Shop" / "Shop.item2id").write_text("../../../evil\t0\n")
-    with pytest.raises(ValueError, match=r"the picture of item 0 would be .*evil\.jpg: change that id"):
+    with pytest.raises(ValueError, match=r"Shop\.item2id: the image '\.\./\.\./\.\./evil\.jpg' of item 0 leaves"):
         download(config(data))
 
 

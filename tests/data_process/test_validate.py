@@ -321,6 +321,14 @@ def test_doubts_are_warnings(toy, doubt):
     assert found(toy, "error") == ""
 
 
+@pytest.mark.parametrize("name", ["../../secret", "/secret"])
+def test_original_ids_that_lead_out_of_the_folder(toy, name):
+    """Only the downloader refused them: other stages would have read, and sent to an endpoint, pictures elsewhere."""
+    change(toy, "item.json", lambda table: table["4"].pop("image", None))
+    toy.file("item2id").write_text(f"{name}\t4\n")
+    assert f"the image '{name}.jpg' of item 4 leaves the dataset's folder" in found(toy, "error")
+
+
 def test_items_that_nobody_trains_on_need_no_row(toy):
     """Collaborative embeddings leave them out, and used to be called an error with no way to mend it."""
     write(toy, "inter.json", {"a": [0, 1, 2, 3, 4], "b": [1, 2, 0, 5, 6]})
