@@ -71,8 +71,10 @@ def item_blocks(tally: "Tally", image_urls: bool) -> "Iterator[pl.DataFrame]":
     ]
     if image_urls:
         schema |= {"imageURLHighRes": texts, "imageURL": texts}
-        large = pl.col("imageURLHighRes")
-        columns.append(pl.when(large.list.len() > 0).then(large).otherwise("imageURL").alias("image_urls"))
+        large, small = (
+            pl.col(name).list.eval(pl.element().filter(pl.element() != "")) for name in ("imageURLHighRes", "imageURL")
+        )
+        columns.append(pl.when(large.list.len() > 0).then(large).otherwise(small).alias("image_urls"))
     for block in json_blocks(tally.path, schema, ["asin"], tally):
         yield block.select(columns)
 

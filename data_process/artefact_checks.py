@@ -34,6 +34,11 @@ class Contents:
         """The catalogue, as far as it is known."""
         return set(self.items) or set().union(*self.interactions.values())
 
+    @property
+    def trained_items(self) -> set[int]:
+        """The items of the training parts."""
+        return set().union(*(sequence[: self.ends(user)[0]] for user, sequence in self.interactions.items()))
+
     def ends(self, user: str) -> tuple[int, int]:
         """Where the training and the validation part of a user end."""
         if self.splits is not None:
@@ -249,7 +254,13 @@ def _check_embeddings(path: Path, contents: Contents, findings: Findings) -> Non
     if len(array) > 1 and (array == array[0]).all():
         findings.error(path, "all rows are equal", "look at what the encoder was given, and make it again")
     missing, unknown = sorted(contents.item_ids - set(ids)), sorted(set(ids) - contents.item_ids)
-    if missing:
+    if missing and contents.trained_items.isdisjoint(missing):  # cf_embeddings.py leaves them out
+        findings.warn(
+            path,
+            f"{len(missing):,} items that nobody has in the training part have no row, such as {some(missing)}",
+            "leave it to --cf_path and fuse_embeddings.py --missing mean; an index of it alone would lack these items",
+        )
+    elif missing:
         findings.error(path, f"{len(missing):,} items have no row, such as {some(missing)}", "make it again")
     if unknown:
         findings.warn(path, f"{len(unknown):,} rows are of items outside the catalogue, such as {some(unknown)}")

@@ -95,7 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--title_column", default=TableConfig.title_column, help="its column of titles")
     for field in OPTIONAL_FIELDS:
         add(f"--{field}_column", help=f"its column of the {field} (default: {field}, where there is one)")
-    add("--image_column", help="its column of images: paths below data/<DS>/, or addresses (default: none)")
+    add(
+        "--image_column",
+        help="its column of images: paths below data/<DS>/, or addresses; one, or a list",
+    )
     return parser
 
 

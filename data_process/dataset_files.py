@@ -58,8 +58,9 @@ def check_names(names: pl.Series, what: str) -> None:
 def write_table(path: Path, rows: Iterable[str]) -> None:
     """A JSON table; each of `rows` holds entries, one a line, with a comma between two but not at the end."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("{")
         for number, row in enumerate(rows):
-            file.write(("{\n" if number == 0 else ",\n") + row)
+            file.write(("\n" if number == 0 else ",\n") + row)
         file.write("\n}\n")
 
 
@@ -127,8 +128,9 @@ def write_interactions(
     remove_former(paths)
     if items is not None:
         write_items(paths.file("item.json"), items)
-        if "image_urls" in items.columns:
-            write_image_urls(paths.file("image_urls.json"), items["image_urls"].to_list())
+        urls = items["image_urls"].to_list() if "image_urls" in items.columns else []
+        if any(urls):
+            write_image_urls(paths.file("image_urls.json"), urls)
     write_id_map(paths.file("item2id"), interactions.item_names)
     write_id_map(paths.file("user2id"), interactions.user_names)
     if interactions.times is not None:

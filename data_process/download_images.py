@@ -89,9 +89,6 @@ def find_pictures(config: DownloadConfig, paths: DatasetPaths) -> list[Picture]:
         table = _urls_of_file(config, paths, source)
     if not any(table.get(item) for item in items):
         raise ValueError(f"{source} has no address for any item of {config.dataset}: is it another dataset's?")
-    for item, place in places.items():
-        if ".." in place.parts or not place.is_relative_to(paths.folder):
-            raise ValueError(f"the picture of item {item} would be {place}: change that id in {paths.file('item2id')}")
     return [Picture(item, places[item], table.get(item, [])) for item in sorted(items)]
 
 
@@ -162,6 +159,7 @@ async def obtain(picture: Picture, config: DownloadConfig, fetcher: Fetcher, poo
     line = {"item": str(picture.item), "file": str(picture.place.relative_to(config.data_path / config.dataset))}
     if picture.place.is_file() and (kept := await run(keep, picture.place)):
         return {**line, **kept}
+    # `passing` is what the next run may change: passing failures, and refusals, since it may allow the host.
     failure, passing, reasons = Failure("no address", "no address is known"), False, []
     for url in picture.urls:
         try:
@@ -171,7 +169,7 @@ async def obtain(picture: Picture, config: DownloadConfig, fetcher: Fetcher, poo
             )
             return {**line, **stored, "url": url, "attempts": fetched.attempts}
         except Failure as error:
-            failure, passing = error, passing or error.passing
+            failure, passing = error, passing or error.passing or error.cause == "refused address"
             reasons.append(f"{url:.300}: {error}")
     return {
         **line,
@@ -271,7 +269,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("user_agent", str, "what the downloader calls itself; a contact address is polite")
     add("max_failed", float, "share of items without a picture up to which the exit status is 0")
     add_switch(
-        parser, "--retry_failed", help="try again, too, what failed for good: not found, refused, no picture, ..."
+        parser, "--retry_failed", help="try again, too, what failed for good: not found, too large, no picture, ..."
     )
     return parser
 

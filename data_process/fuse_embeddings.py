@@ -41,6 +41,8 @@ class FuseConfig:
 
     def __post_init__(self):
         check_at_least(self, seed=0)
+        if self.out.suffix != ".npy":
+            raise ValueError(f"--out {self.out} must end in .npy, as in data/Games/Games.emb-fused.npy")
         if self.dim is not None:
             check_at_least(self, dim=1)
         if len(self.inputs) < 2:

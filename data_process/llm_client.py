@@ -249,7 +249,8 @@ class Asker:
 
     def _failure_of(self, error: openai.APIStatusError) -> Failure:
         config, status, text = self.config, error.status_code, self._clean(error)
-        where = f"{self.client.base_url} answers {status}: {text}"
+        endpoint = self.client.base_url.copy_with(userinfo=b"", query=None)  # which may hold a key, too
+        where = f"{endpoint} answers {status}: {text}"
         if status in (401, 402, 403) or error.code == "insufficient_quota":
             raise ValueError(f"{where}. Check OPENAI_API_KEY and the account that it belongs to")
         if status == 404:

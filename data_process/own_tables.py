@@ -9,6 +9,7 @@ from data_process.raw_files import GZIP_MAGIC, Tally
 from src.common.artifacts import ITEM_FIELDS
 
 BATCH_ROWS = 1 << 17
+REMEDY = "What is None there is missing, or another kind than the flags say (dates in words: --time_unit text)"
 
 
 class Table:
@@ -22,7 +23,7 @@ class Table:
     def __init__(self, path: Path, flag: str, separator: str | None = None):
         if not path.is_file():
             raise FileNotFoundError(f"{flag} {path} does not exist or is a folder: name a table, CSV or Parquet")
-        self.path, self.flag, self.tally = path, flag, Tally(path)
+        self.path, self.flag, self.tally = path, flag, Tally(path, remedy=REMEDY)
         with open(path, "rb") as file:
             is_gzip = file.read(2) == GZIP_MAGIC
         if path.suffix == ".gz" and not is_gzip:
@@ -31,7 +32,7 @@ class Table:
             self.frame = pl.scan_parquet(path)
         else:
             default = "\t" if {".tsv", ".inter", ".item"} & set(path.suffixes) else ","
-            self.frame = pl.scan_csv(path, separator=separator or default, infer_schema=False, encoding="utf8-lossy")
+            self.frame = pl.scan_csv(path, separator=separator or default, infer_schema=False, encoding="utf8")
         try:
             self.columns = self.frame.collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -52,7 +53,8 @@ class Table:
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise ValueError(
                     f"{self.flag} {self.path} cannot be read to its end ({_first_line(error)}): it is cut off, has"
-                    f" a quote that is not closed, or values that the flags do not fit"
+                    f" a quote that is not closed, values that the flags do not fit, or is not in UTF-8 (then:"
+                    f" iconv -f LATIN1 -t UTF-8 {self.path} > utf8.csv)"
                 ) from error
             if batch is None:
                 return
@@ -76,6 +78,13 @@ def _text(column: str, kind: pl.DataType) -> pl.Expr:
     value = pl.col(column)
     value = value.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if isinstance(kind, pl.List) else value
     return value.cast(pl.String)
+
+
+def _pictures(column: str, kind: pl.DataType) -> pl.Expr:
+    """A column of paths or addresses, one or a list of them a row, as lists of texts."""
+    value = pl.col(column)
+    value = value if isinstance(kind, pl.List) else pl.concat_list(value)
+    return value.cast(pl.List(pl.String)).list.eval(pl.element().str.strip_chars())
 
 
 def _name(column: str) -> pl.Expr:
@@ -120,14 +129,17 @@ def item_blocks(table: Table, columns: Mapping[str, str]) -> Iterator[pl.DataFra
     """The items in the form that `preparation.Source` asks for; `columns`: field -> name of its column."""
     wanted = {field: _text(column, table.columns[column]) for field, column in columns.items()}
     wanted["item"] = _name(columns["item"])
+    if "image" in columns:
+        wanted["image"] = _pictures(columns["image"], table.columns[columns["image"]])
     for block in table.batches(wanted, ["item"]):
         absent = [field for field in ITEM_FIELDS if field not in columns]
         block = block.with_columns(pl.lit("").alias(field) for field in absent)
         if "image" in columns:
-            is_url = pl.col("image").str.contains(r"^https?://")
+            given = pl.element()
+            is_url = given.str.contains(r"^(?i:https?)://")
             block = block.with_columns(
-                pl.when(is_url).then(pl.concat_list("image")).alias("image_urls"),
-                pl.when(~is_url & (pl.col("image") != "")).then("image").alias("image"),
+                pl.col("image").list.eval(given.filter(is_url)).alias("image_urls"),
+                pl.col("image").list.eval(given.filter(~is_url & (given != ""))).list.first().alias("image"),
             )
             _check_images(table, block["image"])
         yield block

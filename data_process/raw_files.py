@@ -30,13 +30,14 @@ class Tally:
     lines: int = 0  # that are not blank
     malformed: int = 0
     first: str = ""  # the first malformed line
+    remedy: str = "It is broken or of another format: check it, or download it again"
 
     def check(self) -> None:
         """Raises ValueError where the file is of another format."""
         if self.malformed > MAX_BAD_SHARE * self.lines:
             raise ValueError(
                 f"{self.path}: {self.malformed:,} of the first {self.lines:,} lines are malformed, the first being"
-                f" {self.first}. It is broken or of another format: check it, or download it again"
+                f" {self.first}. {self.remedy}"
             )
 
     def report(self) -> None:
@@ -123,6 +124,9 @@ def csv_blocks(
         columns: new name -> number of the column, from 0.
         required: columns without which a line is malformed; None: all.
         types: of the columns that hold no text.
+
+    Raises:
+        ValueError: it is not in UTF-8, or of another format.
     """
     order = sorted(columns, key=columns.__getitem__)
     schema: dict[str, Any] = {f"column {number}": pl.String for number in range(max(columns.values()) + 1)}
@@ -134,18 +138,21 @@ def csv_blocks(
             tally.lines += 1
             if not block:
                 continue
-        frame = pl.read_csv(
-            block,
-            has_header=False,
-            schema=schema,
-            columns=[columns[name] for name in order],
-            separator=separator,
-            quote_char=None,  # a stray quote must not swallow the lines after it
-            ignore_errors=True,
-            missing_columns="insert",
-            extra_columns="ignore",
-            truncate_ragged_lines=True,
-        )
+        try:
+            frame = pl.read_csv(
+                block,
+                has_header=False,
+                schema=schema,
+                columns=[columns[name] for name in order],
+                separator=separator,
+                quote_char=None,  # a stray quote must not swallow the lines after it
+                ignore_errors=True,
+                missing_columns="insert",
+                extra_columns="ignore",
+                truncate_ragged_lines=True,
+            )
+        except pl.exceptions.ComputeError as error:
+            raise ValueError(f"{path} cannot be read ({error}): save it as UTF-8, or download it again") from error
         yield _usable(frame.rename(dict(zip(frame.columns, order, strict=True))), required or order, block, tally)
 
 

@@ -326,6 +326,9 @@ def image_places(
     default `images`: then another set of pictures is wanted, and a file of the same name there is taken. Otherwise it
     is `<image_path>/<original item id>.jpg`, through `<DS>.item2id`. An `image` that is a web address says where the
     picture comes from, and counts as none.
+
+    Raises:
+        ValueError: an `image` or an original id is a path that leaves the dataset's folder.
     """
     folder = paths.folder / image_path
     original = {}
@@ -336,16 +339,16 @@ def image_places(
         given = str(fields.get("image") or "")
         if given.startswith(("http://", "https://")):
             given = ""
-        if given and (Path(given).is_absolute() or ".." in Path(given).parts):
-            raise ValueError(
-                f"{paths.file('item.json')}: the image {given!r} of item {item_id} leaves the dataset's folder"
-            )
+        name = given or f"{original.get(item_id, item_id)}.jpg"
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            source = paths.file("item.json" if given else "item2id")
+            raise ValueError(f"{source}: the image {name!r} of item {item_id} leaves the dataset's folder")
         if given and image_path == "images":
             places[item_id] = paths.folder / given
         elif given:
             places[item_id] = folder / Path(given).name
         else:
-            places[item_id] = folder / f"{original.get(item_id, item_id)}.jpg"
+            places[item_id] = folder / name
     return places
 
 

@@ -68,6 +68,7 @@ def test_wrong_settings_are_refused(files, tmp_path, capsys):
         "--weights 0": {"weights": (1.0, 0.0)},
         "below two": {"inputs": files[:1]},
         "--dim 0": {"dim": 0},
+        "must end in .npy": {"out": tmp_path / "D.emb-x"},  # used to leave an empty file, and ids at D.ids.json
         "unknown --normalize": {"normalize": "max"},
     }
     for message, settings in wrong.items():

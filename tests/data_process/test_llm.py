@@ -102,6 +102,17 @@ def test_every_misbehaviour_is_overcome_or_named(data, endpoint, caplog):
     assert journal(data)["13"]["attempts"] == 3
 
 
+def test_a_password_in_the_address_of_the_endpoint_is_not_shown(data, endpoint, capsys, monkeypatch):
+    endpoint(Model(lambda item, count: error(404, "no model m")))
+    address = os.environ["OPENAI_BASE_URL"].replace("http://", "http://me:hidden@")
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    with pytest.raises(SystemExit):
+        data_enricher.main(["--data_path", str(data), "--dataset", NAME, "--model", "m", "--concurrency", "1"])
+    message = capsys.readouterr().err
+    assert "/v1/ answers 404: " in message
+    assert "hidden" not in message
+
+
 @pytest.mark.parametrize(
     ("reply", "fault"),
     [

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from data_process import amazon18_data_process, csv_data_process
-from src.common.artifacts import dataset_paths, load_id_map, load_items
+from src.common.artifacts import dataset_paths, load_id_map, load_image_urls, load_items
 from src.tasks.catalogue import load_catalogue
 from tests.data_process.raw_shop import files, metadata, ratings, refused, run, write_amazon18, write_lines
 
@@ -69,6 +69,34 @@ def test_own_tables(shop, tmp_path, kind):
     assert urls == {str(numbers["B02"]): ["https://x/2.jpg"]}
 
 
+def write_rows_and_items(folder: Path, images: list) -> list[str]:
+    """Five items that six users have each, and the pictures of these items; gives the flags for them."""
+    rows = [f"u{user},i{item}" for user in range(6) for item in range(5)]
+    write_lines(folder / "r.csv", ["user_id,item_id", *rows])
+    items = {"item_id": [f"i{item}" for item in range(5)], "title": ["t"] * 5, "image": images}
+    pl.DataFrame(items).write_parquet(folder / "i.parquet")
+    return ["--items_file", str(folder / "i.parquet"), "--image_column", "image"]
+
+
+def test_lists_of_pictures(tmp_path):
+    """They used to become one address with commas in it."""
+    images = [["http://x/1.jpg", " HTTPS://x/2.jpg "], ["", "images/b.jpg"], ["http://x/3.jpg", None], [], None]
+    run(csv_data_process, tmp_path / "r.csv", tmp_path, *write_rows_and_items(tmp_path, images))
+    paths = dataset_paths(tmp_path, "Shop")
+    urls = {"0": ["http://x/1.jpg", "HTTPS://x/2.jpg"], "2": ["http://x/3.jpg"]}
+    assert load_image_urls(paths.file("image_urls.json")) == urls
+    assert {item: fields.get("image") for item, fields in load_items(paths).items() if "image" in fields} == {
+        1: "images/b.jpg"
+    }
+
+
+def test_paths_of_pictures_make_no_file_of_addresses(tmp_path):
+    """It used to hold a closing bracket and nothing else."""
+    run(csv_data_process, tmp_path / "r.csv", tmp_path, *write_rows_and_items(tmp_path, ["images/a.jpg"] * 5))
+    assert not (tmp_path / "Shop" / "Shop.image_urls.json").exists()
+    assert load_items(dataset_paths(tmp_path, "Shop"))[4]["image"] == "images/a.jpg"
+
+
 def test_own_tables_without_times_and_items(tmp_path):
     """The order of the rows counts; no texts are made up."""
     rows = [f"u{user},i{item}" for user in range(6) for item in range(5)]
@@ -125,13 +153,15 @@ def test_ids_that_no_id_map_can_hold(tmp_path, capsys):
         ([], "--user_column user_id: "),
         (["--user_column", "who", "--item_column", "sku", "--time_column", "when"], "--time_column when: "),
         (["--user_column", "who", "--item_column", "sku", "--time_column", "at", "--time_unit", "text"], "malformed"),
+        (["--user_column", "who", "--item_column", "sku", "--time_column", "day"], "dates in words: --time_unit text"),
         (["--user_column", "who", "--item_column", "sku", "--split", "temporal"], "--split temporal needs times"),
         (["--image_column", "x"], "--image_column is a column of --items_file"),
         (["--separator", ";;"], "--separator ';;' must be one character"),
     ],
 )
 def test_own_tables_that_cannot_be(tmp_path, capsys, flags, message):
-    write_lines(tmp_path / "r.csv", ["who,sku,at", *(f"{row.user},{row.item},{row.time}" for row in ratings())])
+    rows = (f"{row.user},{row.item},{row.time},2024-05-01" for row in ratings())
+    write_lines(tmp_path / "r.csv", ["who,sku,at,day", *rows])
     assert message in refused(capsys, csv_data_process, tmp_path / "r.csv", tmp_path, *flags)
 
 
@@ -151,6 +181,8 @@ def test_finer_units_taken_for_seconds(tmp_path, capsys, suffix, factor):
         ("r.csv", b"", "cannot be read"),
         ("r.parquet", b"no parquet", "cannot be read"),
         ("r.csv.gz", b"user_id,item_id\n", "is no gzip file, for all its name"),
+        # Two items with one character each that is no UTF-8 used to become one item.
+        ("r.csv", "user_id,item_id\nu,\xe9\nu,\xe8\n".encode("latin-1"), "iconv -f LATIN1 -t UTF-8"),
     ],
 )
 def test_broken_tables(tmp_path, capsys, name, content, message):
@@ -160,9 +192,6 @@ def test_broken_tables(tmp_path, capsys, name, content, message):
 
 @pytest.mark.parametrize("image", ["/etc/x.jpg", "../../x.jpg"])
 def test_images_outside_the_dataset(tmp_path, capsys, image):
-    rows = [f"u{user},i{item}" for user in range(6) for item in range(5)]
-    write_lines(tmp_path / "r.csv", ["user_id,item_id", *rows])
-    write_lines(tmp_path / "i.csv", ["item_id,title,image", *(f"i{item},t,{image}" for item in range(5))])
-    flags = ["--items_file", str(tmp_path / "i.csv"), "--image_column", "image"]
+    flags = write_rows_and_items(tmp_path, [image] * 5)
     said = refused(capsys, csv_data_process, tmp_path / "r.csv", tmp_path, *flags)
     assert f"the image '{image}' must be a path below the dataset's folder, or an address" in said

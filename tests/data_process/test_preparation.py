@@ -115,6 +115,14 @@ def test_texts_are_whole_and_clean(shop):
         assert urls[str(names[f"B{number:02d}"])] == metadata(number)["imageURLHighRes" if number % 2 else "imageURL"]
 
 
+@pytest.mark.parametrize("large", [[None, ""], [""], None])
+def test_blank_addresses_of_pictures_do_not_count(tmp_path, large):
+    """A blank large picture used to stand in the way of the small one, and null made a file that no stage reads."""
+    meta = write_lines(tmp_path / "meta_Shop.json", [json.dumps({**metadata(1), "imageURLHighRes": large})])
+    (block,) = amazon18_data_process.item_blocks(raw_files.Tally(meta), image_urls=True)
+    assert block["image_urls"].to_list() == [metadata(1)["imageURL"]]
+
+
 def test_faults_of_the_input_are_reported(raw18, tmp_path, capsys):
     run(amazon18_data_process, raw18, tmp_path, plots=True)
     said = capsys.readouterr().out

@@ -101,6 +101,14 @@ def test_another_format_is_refused_at_once(tmp_path):
         csv_rows(path)
 
 
+def test_another_encoding_is_refused(tmp_path):
+    """It used to end in a traceback of polars."""
+    path = tmp_path / "r.csv"
+    path.write_bytes("caf\xe9,u,5.0,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"r\.csv cannot be read \(invalid utf-8 sequence\): save it as UTF-8"):
+        csv_rows(path)
+
+
 def test_cut_gzip_is_refused(tmp_path):
     path = write_lines(tmp_path / "m.json.gz", (json.dumps({"asin": f"{n * 7919}"}) for n in range(5000)))
     path.write_bytes(path.read_bytes()[:-900])

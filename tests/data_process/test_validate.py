@@ -321,6 +321,25 @@ def test_doubts_are_warnings(toy, doubt):
     assert found(toy, "error") == ""
 
 
+@pytest.mark.parametrize("name", ["../../secret", "/secret"])
+def test_original_ids_that_lead_out_of_the_folder(toy, name):
+    """Only the downloader refused them: other stages would have read, and sent to an endpoint, pictures elsewhere."""
+    change(toy, "item.json", lambda table: table["4"].pop("image", None))
+    toy.file("item2id").write_text(f"{name}\t4\n")
+    assert f"the image '{name}.jpg' of item 4 leaves the dataset's folder" in found(toy, "error")
+
+
+def test_items_that_nobody_trains_on_need_no_row(toy):
+    """Collaborative embeddings leave them out, and used to be called an error with no way to mend it."""
+    write(toy, "inter.json", {"a": [0, 1, 2, 3, 4], "b": [1, 2, 0, 5, 6]})
+    toy.file("times.json").unlink()
+    save_embeddings(toy.file("emb-x.npy"), np.eye(3), [0, 1, 2])
+    assert "emb-x.npy: 37 items that nobody has in the training part have no row" in found(toy, "warning")
+    assert "emb-x.npy" not in found(toy, "error")
+    save_embeddings(toy.file("emb-x.npy"), np.eye(2), [0, 1])
+    assert "emb-x.npy: 38 items have no row, such as 2, 3, 4" in found(toy, "error")
+
+
 def test_embeddings_that_changed_after_the_index(toy):
     path = toy.folder / "index" / "simple" / f"{NAME}.index_simple.meta.json"
     meta = json.loads(path.read_text())
