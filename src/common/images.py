@@ -33,6 +33,7 @@ def open_image(path: str | Path) -> Image.Image:
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path} does not decode as an image ({error}). Replace or delete it, or pass --skip_bad_images"
+            " to a command that has it"
         ) from error
 
 
