@@ -15,6 +15,8 @@ from src.common.log import logger
 if TYPE_CHECKING:
     from data_process.preparation import Funnel
 
+WIDE = 10  # the longest history over the shortest, from which on their axis is logarithmic
+
 
 def measure(
     interactions: Interactions, items: pl.DataFrame | None, ticks: int, ends: np.ndarray | None
@@ -108,7 +110,9 @@ def write_statistics(
 
 def plot(path: Path, title: str, interactions: Interactions, ticks: int) -> None:
     """Lengths of histories, popularity by rank, interactions over time."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
     lengths = np.diff(offsets_of(interactions.users))
     popularity = np.sort(np.bincount(interactions.items))[::-1]
@@ -119,12 +123,23 @@ def plot(path: Path, title: str, interactions: Interactions, ticks: int) -> None
     )
     edges = np.unique(np.geomspace(lengths.min(), lengths.max() + 1, 40).astype(int))
     panels[0].hist(lengths, bins=edges if len(edges) > 1 else 1)
-    panels[0].set(title="items of a user", xlabel="items", ylabel="users", xscale="log", yscale="log")
+    wide = lengths.max() > WIDE * lengths.min()
+    panels[0].set(title="items of a user", xlabel="items", ylabel="users", yscale="log")
+    panels[0].set_xscale("log" if wide else "linear")
+    if not wide:
+        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].plot(np.arange(1, len(popularity) + 1), popularity)
     panels[1].set(title="popularity", xlabel="rank of the item", ylabel="interactions", xscale="log", yscale="log")
+    for panel in panels[:2]:
+        for axis in (panel.xaxis, panel.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+                axis.set_minor_formatter(NullFormatter())
     if interactions.times is not None:
-        years = 1970 + interactions.times / ticks / (365.2425 * 86400)
-        panels[2].hist(years, bins=60)
-        panels[2].set(title="over time", xlabel="year", ylabel="interactions")
+        panels[2].hist((interactions.times // ticks).astype("datetime64[s]"), bins=60)
+        locator = AutoDateLocator(minticks=3)
+        panels[2].xaxis.set_major_locator(locator)
+        panels[2].xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        panels[2].set(title="over time", ylabel="interactions")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
