@@ -1,5 +1,6 @@
 """What every evaluated model has in common: the trie of its catalogue, the search, and items from SIDs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from src.tasks.task import Template
 from src.trie import Trie
 
 
-class Ranker:
+class Ranker(ABC):
     """A model that writes SIDs; subclasses put questions into its tokens.
 
     Attributes:
@@ -49,6 +50,7 @@ class Ranker:
         self.sharing = np.ones(int(items[-1]) + 1, np.int64)
         self.sharing[items] = np.bincount(numbers)[numbers]
 
+    @abstractmethod
     def rank(
         self,
         template: Template,
@@ -63,7 +65,6 @@ class Ranker:
             items: fill slots such as {title}, and never the answer.
             texts: row of the query that each question is about, where the wording has one.
         """
-        raise NotImplementedError
 
     def search(self, inputs: Mapping[str, Tensor], histories: Sequence[np.ndarray]) -> Ranked:
         """Ranked items after encoded questions, without the histories where these are to be left out."""

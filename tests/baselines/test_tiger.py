@@ -73,6 +73,15 @@ def test_prompts_hold_the_latest_items_and_an_end(circle):
     assert answers.tolist() == [[*TOKENS[1].tolist(), END]]
 
 
+def test_asked_it_sees_the_latest_items_as_in_training(circle, monkeypatch):
+    tiger = training_of(circle, max_his_len=2).tiger
+    seen = []
+    monkeypatch.setattr(tiger, "search", lambda inputs, histories: seen.append(inputs["input_ids"].tolist()))
+    tiger.rank(None, [np.array([3, 4, 5, 6]), np.array([0])])
+    first, second, third = TOKENS[[5, 6, 0]].tolist()
+    assert seen == [[[*first, *second, END], [*third, END, PAD, PAD]]]
+
+
 def test_only_training_items_are_targets(circle):
     training = training_of(circle)
     users, positions = training.targets

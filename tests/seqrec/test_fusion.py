@@ -233,10 +233,13 @@ def test_the_weight_is_chosen_on_the_validation_split(models, tmp_path):
     assert by_part["all together"] == max(by_part.values())
     assert results["model"] == "tiger + tiger + cooc"
     assert fusion["parts"]["test"]["all together"] == pytest.approx(results["mean_results"])
-    # The parts are what each of them reaches alone.
+    # The parts are what each of them reaches alone, on either split: so what is called valid is not the test split.
     for number, name in enumerate(("one", "two"), 1):
-        alone = read_results(evaluate(config_for(tmp_path, models[name], filter_history=True)))
-        assert fusion["parts"]["test"][f"model {number}"] == pytest.approx(alone["mean_results"])
+        for split in ("valid", "test"):
+            alone = read_results(evaluate(config_for(tmp_path, models[name], filter_history=True, split=split)))
+            assert fusion["parts"][split][f"model {number}"] == pytest.approx(alone["mean_results"])
+    valid, test = (fusion["parts"][split]["model 1"] for split in ("valid", "test"))
+    assert valid != pytest.approx(test)
     assert not list(tmp_path.glob("*.parts"))
 
 
