@@ -22,7 +22,7 @@ from src.baselines.tiger_model import Tiger, new_model, save_tiger
 from src.common.artifacts import save_sid_index, write_json
 from src.common.sid import SidIndex
 from src.seqrec import core
-from src.seqrec.collaborative import make_pool
+from src.seqrec.collaborative import SOURCES, make_pool
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import evaluate
 from src.seqrec.fusion import (
@@ -218,6 +218,20 @@ def test_all_weight_on_a_side_gives_the_lists_of_that_side(models, tmp_path, nam
         fused = replace(alone, fuse=(name,), fuse_weight=weight, results_file=tmp_path / f"{weight}.json")
         evaluate(fused)
         np.testing.assert_array_equal(lists_of(fused.results_file), expected)
+
+
+@pytest.mark.parametrize("name", ["cooc", "itemknn"])
+def test_shares_of_masked_items_go_to_the_others(models, tmp_path, name):
+    """Counts of items that are left out would make those of the others look small beside the models."""
+    catalogue = load_catalogue(toy_path(), NAME)
+    users, positions = catalogue.next_item_targets("test")
+    config = config_for(tmp_path, models["one"], filter_history=True)
+    shares = SOURCES[name](catalogue, config)(users, positions)
+    for row, user, position in zip(shares, users, positions, strict=True):
+        assert not row[np.searchsorted(catalogue.item_ids, catalogue.history(user, position))].any()
+        assert row.sum() == pytest.approx(1) or not row.any()
+    plain = SOURCES[name](catalogue, replace(config, filter_history=False))(users, positions)
+    assert (plain > 0).sum() > (shares > 0).sum() > 0
 
 
 def test_the_weight_is_chosen_on_the_validation_split(models, tmp_path):

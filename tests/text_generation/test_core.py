@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image, ImageOps
 
 from src.common.artifacts import read_json, write_json
 from src.reporting.answers import case_lines
@@ -368,6 +369,17 @@ def test_shuffled_pictures_are_others_and_it_is_told(tmp_path):
     assert answers[0] != answers[1]
     assert pl.read_csv(tmp_path / "table.csv")["pictures"].to_list() == ["own", "none", "none", "others'"]
     assert "picture of another" in (tmp_path / "True" / "results.html").read_text()
+
+
+def test_pixels_reach_the_model(tmp_path):
+    """Same sizes, so the same prompts, and other pixels: answers that only a number of image tokens tells are equal."""
+    data = toy_copy(tmp_path)
+    plain = run(config_for(tmp_path / "plain", data_path=data))
+    for path in (data / NAME / "images").iterdir():
+        ImageOps.invert(Image.open(path).convert("RGB")).save(path)
+    inverted = run(config_for(tmp_path / "inverted", data_path=data))
+    answers = [read_predictions(predictions_path(path))["answer"].to_list() for path in (plain, inverted)]
+    assert answers[0] != answers[1]
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
