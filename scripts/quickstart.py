@@ -14,6 +14,7 @@ again only when its settings or inputs changed.
 import argparse
 import hashlib
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -330,7 +331,20 @@ def quickstart(args: argparse.Namespace) -> Path:
     print_table(summary)
     report = results / "report.html"
     print(f"\nresults: {results}/summary.json   report: {report}   in {time.time() - started:.0f} s")
+    print(f"ask it: {asking(catalogue, output)}")
     return report
+
+
+def asking(catalogue: "Catalogue", output: Path) -> str:
+    """The command by which people ask the model about a user of theirs."""
+    from src.common.artifacts import load_id_map
+
+    names = catalogue.paths.file("user2id")
+    user = next(iter(load_id_map(names)), "") if names.is_file() else catalogue.users[0]
+    settings = {"DATASET": catalogue.name, "MODEL_NAME": EMBEDDING, "CKPT_MODEL": output, "LORA": False}
+    settings["USER_ID"] = user
+    words = [f"{name}={shlex.quote(str(value))}" for name, value in settings.items()]
+    return " ".join([*words, "bash scripts/seqrec/recommend.sh --filter_history"])
 
 
 def row(title: str, results_file: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Answer one request: what the model recommends after a history of item ids. It is quick, and its answer is what counts,
-# so this always waits. Any flag of src.seqrec.recommend may follow, such as --json; DRY_RUN=1 only prints the command.
+# Answer one request: what the model recommends after a history of item ids, or to a user. It is quick, and its answer is
+# what counts, so this always waits. Any flag of src.seqrec.recommend may follow, such as --json; DRY_RUN=1 only prints the command.
 #   DATASET=Games CKPT_MODEL=./output/Games/mine HISTORY=12,7,33 bash scripts/seqrec/recommend.sh
+#   DATASET=Games CKPT_MODEL=./output/Games/mine USER_ID=A2XVJBSRI3SWDI bash scripts/seqrec/recommend.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.." && source scripts/launch.sh
 # ---- edit here, or set in the environment ----
@@ -13,7 +14,14 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${DATA_PATH:=./data}"                           # the folder that holds $DATASET/
 : "${INDEX_FILE:=$DATA_PATH/$DATASET/index/$MODEL_NAME/$DATASET.index_$MODEL_NAME.json}"
 : "${HISTORY:=12,7,33}" # item ids, oldest first
+: "${USER_ID:=}"        # instead: a user of the dataset, by the original id
 : "${LOG_FILE:=./log/seqrec/recommend_$(date +%Y%m%d%H%M%S).log}"
+
+if [[ -n "$USER_ID" ]]; then
+  asked=(--user "$USER_ID")
+else
+  asked=(--history "$HISTORY")
+fi
 
 FOREGROUND=1 launch "$LOG_FILE" python3 -u -m src.seqrec.recommend \
   --dataset "$DATASET" \
@@ -22,7 +30,7 @@ FOREGROUND=1 launch "$LOG_FILE" python3 -u -m src.seqrec.recommend \
   --base_model "$BASE_MODEL" \
   --ckpt_model "$CKPT_MODEL" \
   --lora "$LORA" \
-  --history "$HISTORY" \
+  "${asked[@]}" \
   --num_beams 20 \
   --top_k 10 \
   "$@"

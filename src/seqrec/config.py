@@ -63,6 +63,7 @@ class CaseConfig(EvaluateConfig):
 @dataclass(frozen=True)
 class RecommendConfig(EvaluateConfig):
     history: tuple[int, ...] = ()  # item ids, oldest first
+    user: str | None = None  # instead: all that this user had
     top_k: int = 10
     json: bool = False
 

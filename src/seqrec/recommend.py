@@ -1,20 +1,67 @@
-"""Answer one request: the items that the model recommends after a history.
+"""Answer one request: the items that the model recommends after a history, or to a user of the dataset.
 
 python -m src.seqrec.recommend --dataset Demo --index_file .index_simple.json --ckpt_model output/demo --history 12,7,33
+python -m src.seqrec.recommend --dataset Shop --index_file .index_simple.json --ckpt_model output/shop --user customer7
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.common.cli import add_switch, new_parser, number_list, user_errors
 from src.seqrec.config import RecommendConfig, add_model_flags, add_question_flags, add_top_k_flag, config_from
 
+if TYPE_CHECKING:
+    from src.tasks.catalogue import Catalogue
 
-def recommend(config: RecommendConfig) -> dict[str, Any]:
-    """The history and the ranked items, each with `item`, `title` and `sid`; ranked ones with `rank` and `score`.
+
+def history_of(config: RecommendConfig, catalogue: "Catalogue") -> list[int]:
+    """The items of --history, or all that --user had, oldest first.
+
+    A user goes by the original id, as in `<DS>.user2id`; without that file by the key in `<DS>.inter.json`.
 
     Raises:
-        ValueError, FileNotFoundError: an unknown item, no history, a task that asks for more than a history, or what
-            `check` finds; said before the model is loaded.
+        ValueError: an unknown item or user, or no item.
+    """
+    if config.user is not None:
+        from src.common.artifacts import load_id_map
+
+        path, key = catalogue.paths.file("user2id"), config.user
+        if path.is_file():
+            numbers = load_id_map(path)
+            if config.user not in numbers:
+                raise ValueError(f"--user {config.user}: {path} has no such user; one is {next(iter(numbers), 'none')}")
+            key = str(numbers[config.user])
+        if key not in catalogue.users:
+            path = catalogue.paths.file("inter.json")
+            raise ValueError(f"--user {config.user}: {path} has no user {key}; one is {catalogue.users[0]}")
+        user = catalogue.users.index(key)
+        return catalogue.history(user, int(catalogue.lengths[user])).tolist()
+    if not config.history:
+        raise ValueError("--history names no item: give one or more item ids, oldest first, such as 12,7,33")
+    for item in config.history:
+        if item not in catalogue.items:
+            raise ValueError(
+                f"--history {item}: {catalogue.paths.file('item.json')} has no such item; its"
+                f" {len(catalogue.item_ids)} items are numbered {catalogue.item_ids[0]} to {catalogue.item_ids[-1]}"
+            )
+    return list(config.history)
+
+
+def original_ids(catalogue: "Catalogue") -> dict[int, str]:
+    """What the items were called before they were numbered; empty where no `<DS>.item2id` says so."""
+    from src.common.artifacts import load_id_map
+
+    path = catalogue.paths.file("item2id")
+    return {number: name for name, number in load_id_map(path).items()} if path.is_file() else {}
+
+
+def recommend(config: RecommendConfig) -> dict[str, Any]:
+    """The history and the ranked items, each with `item`, `title`, `sid` and, where `<DS>.item2id` is, `original`.
+
+    Ranked ones also have `rank` and `score`.
+
+    Raises:
+        ValueError, FileNotFoundError: an unknown item or user, no history, a task that asks for more than a
+            history, or what `check` finds; said before the model is loaded.
     """
     from src.common.distributed import resolve_device
     from src.seqrec.cases import check_top_k, one_wording, without_metrics
@@ -26,21 +73,15 @@ def recommend(config: RecommendConfig) -> dict[str, Any]:
     template = one_wording(task.item_templates, prompt_ids, config.test_prompt_ids)
     if task.kind != "next_item":
         raise ValueError(f"--test_task {task.name} asks for more than a history: take seqrec, mmseqrec or fusionseqrec")
-    if not config.history:
-        raise ValueError("--history names no item: give one or more item ids, oldest first, such as 12,7,33")
-    for item in config.history:
-        if item not in catalogue.items:
-            raise ValueError(
-                f"--history {item}: {catalogue.paths.file('item.json')} has no such item; its"
-                f" {len(catalogue.item_ids)} items are numbered {catalogue.item_ids[0]} to {catalogue.item_ids[-1]}"
-            )
+    history, originals = history_of(config, catalogue), original_ids(catalogue)
     from src.seqrec.ranker import load_ranker  # imports torch: after the checks, so that a fault shows at once
 
     ranker = load_ranker(config, catalogue, resolve_device(config.device))
-    ranked = ranker.rank(template, [config.history], [-1])  # no right answer is known, and no slot needs one
+    ranked = ranker.rank(template, [history], [-1])  # no right answer is known, and no slot needs one
 
     def describe(item: int) -> dict[str, Any]:
-        return {"item": item, "title": catalogue.items[item]["title"], "sid": catalogue.sid_tokens(item)}
+        named = {"original": originals[item]} if item in originals else {}
+        return {"item": item, **named, "title": catalogue.items[item]["title"], "sid": catalogue.sid_tokens(item)}
 
     found = zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)
     best = [
@@ -51,7 +92,7 @@ def recommend(config: RecommendConfig) -> dict[str, Any]:
     return {
         "dataset": catalogue.name,
         "checkpoint": str(config.ckpt_model),
-        "history": [describe(item) for item in config.history],
+        "history": [describe(item) for item in history],
         "recommendations": best,
     }
 
@@ -60,8 +101,12 @@ def lines(answer: dict[str, Any]) -> list[str]:
     """The answer for people."""
     rows = [("had", "", row) for row in answer["history"]]
     rows += [(row["rank"], f"{row['score']:.3f}", row) for row in answer["recommendations"]]
+    widest = max(len(row.get("original", "")) for _, _, row in rows)
     return [
-        f"{place:>4} {score:>8}  {''.join(row['sid'])}  {row['item']:>6}  {row['title']}" for place, score, row in rows
+        f"{place:>4} {score:>8}  {''.join(row['sid'])}  {row['item']:>6}  "
+        + (f"{row.get('original', ''):<{widest}}  " if widest else "")
+        + row["title"]
+        for place, score, row in rows
     ]
 
 
@@ -69,7 +114,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     add_model_flags(parser)
     add_question_flags(parser)
-    parser.add_argument("--history", type=number_list(), required=True, help="item ids by commas, oldest first")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--history", type=number_list(), default=[], help="item ids by commas, oldest first")
+    asked.add_argument("--user", help="a user of the dataset, by the original id, and all that this user had")
     add_top_k_flag(parser)
     add_switch(parser, "--json", help="one JSON table on standard output, and nothing else there")
     args = parser.parse_args(argv)

@@ -88,6 +88,17 @@ def test_a_start_that_makes_nothing_leaves_nothing(shop, capsys):
     assert "0.jpg does not decode" in said.err
 
 
+def test_the_end_says_how_to_ask_for_ones_own_user(shop):
+    """Nobody used to say what to do with the model; and what recommends wants LoRA unless it is told."""
+    source = shop(users={"0": [0, 1, 2, 3]})
+    catalogue = load_catalogue(source.parent, "Toy")
+    start = "DATASET=Toy MODEL_NAME=simple CKPT_MODEL=output/Toy/quickstart LORA=False USER_ID="
+    end = " bash scripts/seqrec/recommend.sh --filter_history"
+    assert qs.asking(catalogue, Path("output/Toy/quickstart")) == f"{start}0{end}"
+    (source / "Toy.user2id").write_text("Mary O'Neil\t0\n")
+    assert qs.asking(catalogue, Path("output/Toy/quickstart")) == f"""{start}'Mary O'"'"'Neil'{end}"""
+
+
 def test_half_a_run_does_not_stay(shop, monkeypatch):
     """Every failed start of the RQ-VAE used to leave one more folder."""
     runs = qs.DATA / "Toy" / "index" / qs.EMBEDDING

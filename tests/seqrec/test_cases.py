@@ -247,6 +247,28 @@ def test_request_for_people(capsys):
     assert sorted(int(line[3]) for line in lines[1:]) == [item for item in range(NUM_ITEMS) if item != 12]
 
 
+def test_request_for_a_user(tmp_path, capsys):
+    """By the key where there are no id maps, else by the original id alone: "7" may be the name of somebody else."""
+    recommend.main(flags("--user", "u7", "--json"))
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["item"] for row in answer["history"]] == sequence(7)  # all of it, with what tests
+    assert "original" not in answer["recommendations"][0]
+
+    data = toy_copy(tmp_path)
+    (data / NAME / f"{NAME}.item2id").write_text("".join(f"SKU-{item}\t{item}\n" for item in range(NUM_ITEMS)))
+    table = json.loads((data / NAME / f"{NAME}.inter.json").read_text())
+    numbers = {user: str(row) for row, user in enumerate(table)}
+    (data / NAME / f"{NAME}.inter.json").write_text(json.dumps({numbers[user]: had for user, had in table.items()}))
+    (data / NAME / f"{NAME}.user2id").write_text("".join(f"{user}\t{row}\n" for user, row in numbers.items()))
+    recommend.main(flags("--user", "u7", "--json", "--data_path", data))
+    same = json.loads(capsys.readouterr().out)
+    assert [row["item"] for row in same["recommendations"]] == [row["item"] for row in answer["recommendations"]]
+    assert [row["original"] for row in same["history"]] == [f"SKU-{item}" for item in sequence(7)]
+    recommend.main(flags("--user", "u7", "--data_path", data))
+    assert f"SKU-{same['recommendations'][0]['item']}" in capsys.readouterr().out
+    assert "user2id has no such user; one is u0" in fails(recommend, flags("--user", "7", "--data_path", data), capsys)
+
+
 @pytest.mark.parametrize("task", ["mmseqrec", "fusionseqrec"])
 def test_request_in_other_tasks(task, capsys):
     ckpt = checkpoint("qwen2_vl")
@@ -261,6 +283,9 @@ def test_request_in_other_tasks(task, capsys):
         (("--history", "-1"), "--history -1: .* no such item"),
         (("--history", ","), "--history names no item"),
         (("--history", "red"), "expected numbers separated by commas, got 'red'"),
+        (("--user", "zoe"), r"--user zoe: .*Toy\.inter\.json has no user zoe; one is u0"),
+        (("--user", "u7", "--history", "1"), "not allowed with argument"),
+        ((), "one of the arguments --history --user is required"),
         (("--history", "1", "--test_task", "itemsearch"), "itemsearch asks for more than a history: take seqrec"),
         (("--history", "1", "--top_k", 30), "--top_k 30 needs as many beams"),
         (("--history", "1", "--ckpt_model", "gone"), "--ckpt_model gone is no folder"),
