@@ -1,10 +1,15 @@
 """Documents and launchers hold what they promise: paths exist, flags exist, launchers print a command that parses."""
 
+import argparse
+import contextlib
+import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +40,13 @@ LAUNCHES = re.compile(
 )  # itself, or as a task of another launcher
 LAUNCHERS = [name for name in SHELL_SCRIPTS if LAUNCHES.search((ROOT / name).read_text())]
 WRAPPERS = {"scripts/quickstart.sh": "scripts/quickstart.py"}  # shell scripts that hand their flags to a Python entry
+ENTRIES = [
+    name
+    for name in TRACKED
+    if name.endswith(".py")
+    and name.split("/")[0] in OWN_PACKAGES
+    and re.search(r"^if __name__ == .__main__.:", (ROOT / name).read_text(), re.MULTILINE)
+]
 
 
 def test_this_is_a_checkout():
@@ -50,17 +62,32 @@ class Fence(NamedTuple):
     text: str
 
 
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^[ \t]*```(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
-LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 
 
 def fences(name: str) -> list[Fence]:
     return [Fence(*match) for match in FENCE.findall((ROOT / name).read_text())]
 
 
+def prose_of(name: str) -> str:
+    return FENCE.sub("", (ROOT / name).read_text())
+
+
 def inline_codes(name: str) -> list[str]:
-    return INLINE.findall(FENCE.sub("", (ROOT / name).read_text()))
+    return INLINE.findall(prose_of(name))
+
+
+@cache
+def anchors_of(path: Path) -> frozenset[str]:
+    """What links may say after `#`: GitHub's names of the headings."""
+    found: list[str] = []
+    for heading in HEADING.findall(FENCE.sub("", path.read_text())):
+        name = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        found.append(f"{name}-{found.count(name)}" if name in found else name)
+    return frozenset(found)
 
 
 def command_lines(text: str) -> list[str]:
@@ -109,9 +136,21 @@ def test_paths_in_documents_exist(name):
     # In a folder's own README, a bare file name means the file beside it.
     missing = {path for path in repository_paths(words) if not (ROOT / path).exists() and not (here / path).exists()}
     missing |= {f"-m {module}" for line in lines for module in modules_run(words_of(line)) if not module_exists(module)}
-    links = {link for link in LINK.findall(text) if "://" not in link and not link.startswith("mailto:")}
-    missing |= {link for link in links if not (here / link).exists()}
+    for link in LINK.findall(text):
+        path, _, anchor = link.partition("#")
+        target = here / path if path else ROOT / name
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            missing.add(link)
     assert not missing, f"{name} names what does not exist: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_code_in_a_line_ends_in_that_line(name):
+    """What wraps is seen neither by these tests nor by who copies it."""
+    odd = [line for line in prose_of(name).splitlines() if line.count("`") % 2]
+    assert not odd, f"{name} has code that goes on in the next line, or a fence that does not end: {odd}"
 
 
 @pytest.mark.parametrize("name", SHELL_SCRIPTS)
@@ -123,22 +162,38 @@ def test_paths_in_shell_scripts_exist(name):
 
 
 def test_both_readmes_hold_the_same_commands():
+    """Blocks, and code and links in the text; each names itself and the other, and links to its own headings."""
     assert fences("README.md") == fences("README_zh.md")
-    placeholders = re.compile(r"<!--.*?-->")
-    assert placeholders.findall((ROOT / "README.md").read_text()) == placeholders.findall(
-        (ROOT / "README_zh.md").read_text()
+    ours, theirs = (prose_of(name).replace("README_zh.md", "README.md") for name in ("README.md", "README_zh.md"))
+    assert sorted(INLINE.findall(ours)) == sorted(INLINE.findall(theirs))
+    files, their_files = (
+        sorted(link for link in LINK.findall(text) if not link.startswith("#")) for text in (ours, theirs)
     )
+    assert files == their_files
+    assert len(HEADING.findall(ours)) == len(HEADING.findall(theirs))
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
+def test_every_document_is_linked_from_the_readme(readme):
+    links = {link.partition("#")[0] for link in LINK.findall((ROOT / readme).read_text())}
+    pages = {name for name in DOCUMENTS if name.startswith("docs/") or name.count("/") == 0}
+    assert not pages - links - {"README.md", "README_zh.md"}
 
 
 # ---- flags -----------------------------------------------------------------------------------------------------------
 class Command(NamedTuple):
     entry: str  # a .py file, or a module after -m
-    flags: tuple[str, ...]
+    words: tuple[str, ...]  # after it
+    whole: bool = True  # these are all; else a launcher puts more before them
+
+    @property
+    def flags(self) -> list[str]:
+        return [word.split("=")[0] for word in self.words if re.match(r"--[a-zA-Z]", word)]
 
 
 def parse_command(words: list[str]) -> Command | None:
-    """The Python entry of ours that a command runs, and the flags after it; None for other commands."""
-    if "python" not in words[0] and words[0] != "torchrun":
+    """The Python entry of ours that a command runs, and what follows it; None for other commands."""
+    if not re.search(r"(^|/)(python[\d.]*|torchrun|accelerate|deepspeed)$", words[0]):
         return None
     for place, word in enumerate(words):
         is_module = place > 0 and words[place - 1] == "-m"
@@ -146,23 +201,67 @@ def parse_command(words: list[str]) -> Command | None:
             return None  # pytest, ruff, pip
         is_own_file = word.endswith(".py") and word.removeprefix("./").split("/")[0] in OWN_PACKAGES
         if is_module or is_own_file:
-            flags = [flag.split("=")[0] for flag in words[place + 1 :] if re.match(r"--[a-zA-Z]", flag)]
-            return Command(word.removeprefix("./"), tuple(flags))
+            return Command(word.removeprefix("./"), tuple(words[place + 1 :]))
     return None
+
+
+STARTS = re.compile(r"^(bash|sbatch)$|(^|/)(python[\d.]*|torchrun|accelerate|deepspeed)$")
+FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
+FLAGS_OF_OTHERS = {"--no_deps", "--prefix", "--help", "--nproc_per_node"}  # of pip, setup.sh, any entry, torchrun
+BEFORE_SCRIPT = re.compile(r"((?:[A-Z][A-Z0-9_]*=(?:\"[^\"]*\"|\S+)\s+)+)bash (?:\./)?([\w./-]+\.sh)")
+OF_OTHERS = re.compile(r"(CUDA|HF|OMP|NCCL|TORCH|WANDB|OPENAI|RAY|GLOO)_")  # variables of what we run on
+
+
+class ParserFound(BaseException):
+    """Carries a parser out of an entry: past its `except`s, so no Exception."""
+
+
+@cache
+def parser_of(entry: str) -> argparse.ArgumentParser:
+    """The parser of an entry, taken when it is about to read the command line."""
+
+    def stop(parser: argparse.ArgumentParser, *_) -> None:
+        raise ParserFound(parser)
+
+    module = entry.removesuffix(".py").replace("/", ".") if "/" in entry else entry
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):  # imported before: no matter
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setattr(sys, "argv", [entry])
+        patch.setattr(sys, "path", [str(ROOT), *sys.path])
+        try:
+            runpy.run_module(module.removesuffix(".__main__"), run_name="__main__")
+        except ParserFound as found:
+            return found.args[0]
+    raise AssertionError(f"{entry} reads no flags")
+
+
+def spelt_alike(flag: str) -> str:
+    """Dashes and underscores are alike."""
+    return "--" + flag.removeprefix("--").replace("-", "_")
 
 
 @cache
 def flags_of(entry: str) -> frozenset[str]:
-    """What `--help` of an entry lists; dashes and underscores are alike."""
-    command = [sys.executable, entry] if entry.endswith(".py") else [sys.executable, "-m", entry]
-    done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, f"{' '.join(command[1:])} --help failed:\n{done.stderr[-2000:]}"
-    return frozenset(flag.replace("-", "_") for flag in re.findall(r"--[a-zA-Z][\w-]*", done.stdout))
+    actions = parser_of(entry)._actions
+    return frozenset(spelt_alike(flag) for action in actions for flag in action.option_strings if flag[:2] == "--")
 
 
 def unknown_flags(command: Command) -> list[str]:
     known = flags_of(command.entry)
-    return [flag for flag in command.flags if flag.replace("-", "_") not in known]
+    return [flag for flag in command.flags if spelt_alike(flag) not in known]
+
+
+def complaint(command: Command) -> str | None:
+    """What the parser of an entry says of a whole command: a flag that is missing, a value that it cannot read."""
+    if not command.whole or {"...", "--help"} & set(command.words) or "--resume" in command.words:
+        return None  # with --resume index/main.py takes the other flags from the run
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            parser_of(command.entry).parse_args(command.words)
+        except SystemExit:
+            return f"{command.entry}: {said.getvalue().splitlines()[-1]}"
+    return None
 
 
 @cache
@@ -188,19 +287,21 @@ def entries_of(launcher: str) -> list[str]:
 
 
 def commands_in(line: str) -> list[Command]:
-    """The commands of ours on one line: run directly, or by a launcher, whose further flags go to its entries."""
+    """The commands of ours on one line: run directly, or by a launcher, whose further flags go to its entries.
+
+    What stands before them does not matter: variables, nohup, srun, `docker compose run --rm grec`.
+    """
     commands = []
-    for part in re.split(r"&&|\|\||;|\s\|\s", line):
+    for part in re.split(r"&&|\|\||;|\s\|\s|\s\d?>|\s&(?=\s|$)", line):
         words = words_of(part)
-        while words and (re.fullmatch(r"\w+=.*", words[0]) or words[0] in ("nohup", "time", "exec")):
-            words = words[1:]
-        if not words:
+        start = next((place for place, word in enumerate(words) if STARTS.search(word)), None)
+        if start is None:
             continue
-        if words[0] == "bash" and len(words) > 1:
+        words = words[start:]
+        if words[0] in ("bash", "sbatch") and len(words) > 1:
             script = words[1].removeprefix("./")
             if script in LAUNCHERS or script in WRAPPERS:
-                flags = tuple(word.split("=")[0] for word in words[2:] if word.startswith("--"))
-                commands += [Command(entry, flags) for entry in entries_of(script)]
+                commands += [Command(entry, tuple(words[2:]), script in WRAPPERS) for entry in entries_of(script)]
         elif command := parse_command(words):
             commands.append(command)
     return commands
@@ -214,7 +315,58 @@ def test_flags_in_documents_exist(name):
     wrong = [
         f"{command.entry} {flag}" for line in lines for command in commands_in(line) for flag in unknown_flags(command)
     ]
+    known = frozenset().union(FLAGS_OF_OTHERS, *map(flags_of, ENTRIES))
+    alone = [code.split()[0].split("=")[0] for code in inline_codes(name) if re.match(r"--[a-zA-Z]", code)]
+    wrong += [flag for flag in alone if spelt_alike(flag) not in known]
     assert not wrong, f"{name} shows flags that do not exist: {wrong}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_in_documents_are_whole(name):
+    """A block can be pasted: no flag that is required is missing, and every value can be read."""
+    lines = [line for fence in fences(name) for line in command_lines(fence.text)]
+    wrong = [said for line in lines for command in commands_in(line) if (said := complaint(command))]
+    assert not wrong, f"{name} shows commands that would not start: {wrong}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_variables_before_scripts_are_read_by_them(name):
+    lines = inline_codes(name)
+    for fence in fences(name):
+        lines += command_lines(fence.text)
+    wrong = []
+    for settings, script in (found for line in lines for found in BEFORE_SCRIPT.findall(line)):
+        if (ROOT / script).is_file():
+            known = set(re.findall(r"\w+", script_text(script)))
+            variables = {word.partition("=")[0] for word in words_of(settings)}
+            wrong += [f"{script} {variable}" for variable in variables - known if not OF_OTHERS.match(variable)]
+    assert not wrong, f"{name} sets variables that nobody reads: {wrong}"
+
+
+def script_text(script: str) -> str:
+    """A shell script and those that it sources, and what starts Python."""
+    text = (ROOT / script).read_text()
+    for sourced in re.findall(r"source [^\n]*?([\w.-]+)\.sh", text):
+        for path in ((ROOT / script).parent / f"{sourced}.sh", ROOT / "scripts" / f"{sourced}.sh"):
+            if path.is_file():
+                text += path.read_text()
+    return text + (ROOT / "scripts/env.sh").read_text() + (ROOT / "setup.sh").read_text()
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_flag_is_documented(entry):
+    """In its --help, and in a document, where people look for what they read in another's command."""
+    parser = parser_of(entry)
+    parser.format_help()  # used to fail on a lone % in a help text
+    silent = [action.option_strings or action.dest for action in parser._actions if not action.help]
+    assert not silent, f"{entry} says nothing of {silent}"
+    named = {spelt_alike(flag) for name in DOCUMENTS for flag in FLAG.findall((ROOT / name).read_text())}
+    missing = [
+        action.option_strings[0]
+        for action in parser._actions
+        if action.option_strings and not {spelt_alike(flag) for flag in action.option_strings} & named
+    ]
+    assert not missing, f"no document tells what {entry} does with {missing}: say it in docs/"
 
 
 # ---- shell scripts ---------------------------------------------------------------------------------------------------
@@ -229,6 +381,7 @@ def test_launchers_print_a_command_whose_flags_exist(name):
     commands = [command for line in dry_run(name) for command in commands_in(line)]
     assert commands, f"DRY_RUN=1 bash {name} printed no command of ours: {dry_run(name)}"
     wrong = [f"{command.entry} {flag}" for command in commands for flag in unknown_flags(command)]
+    wrong += filter(None, map(complaint, commands))
     assert not wrong, f"{name} passes flags that do not exist: {wrong}"
 
 
