@@ -1,5 +1,6 @@
 """CSV and Parquet tables with columns of any name, a batch of rows at a time."""
 
+import codecs
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -9,6 +10,7 @@ from data_process.raw_files import GZIP_MAGIC, Tally
 from src.common.artifacts import ITEM_FIELDS
 
 BATCH_ROWS = 1 << 17
+SEPARATORS = {";": "';'", "|": "'|'", "\t": r"$'\t'"}  # as a shell takes them
 REMEDY = "What is None there is missing, or another kind than the flags say (dates in words: --time_unit text)"
 
 
@@ -25,7 +27,10 @@ class Table:
             raise FileNotFoundError(f"{flag} {path} does not exist or is a folder: name a table, CSV or Parquet")
         self.path, self.flag, self.tally = path, flag, Tally(path, remedy=REMEDY)
         with open(path, "rb") as file:
-            is_gzip = file.read(2) == GZIP_MAGIC
+            start = file.read(2)
+        is_gzip = start == GZIP_MAGIC
+        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # "Unicode text" of a spreadsheet
+            raise ValueError(f"{flag} {path} is in UTF-16: iconv -f UTF-16 -t UTF-8 {path} > utf8.csv")
         if path.suffix == ".gz" and not is_gzip:
             raise ValueError(f"{flag} {path} is no gzip file, for all its name")
         if path.suffix == ".parquet":
@@ -42,7 +47,9 @@ class Table:
         """Raises ValueError where a column that a flag names is missing."""
         for flag, name in wanted.items():
             if name not in self.columns:
-                raise ValueError(f"{flag} {name}: {self.path} has the columns {', '.join(self.columns)}")
+                single = next(iter(self.columns)) if len(self.columns) == 1 else ""
+                hint = "".join(f". Give --separator {typed}" for mark, typed in SEPARATORS.items() if mark in single)
+                raise ValueError(f"{flag} {name}: {self.path} has the columns {', '.join(self.columns)}{hint}")
 
     def batches(self, columns: Mapping[str, pl.Expr], required: list[str]) -> Iterator[pl.DataFrame]:
         """The columns made by the expressions; rows that lack a required one are left out and counted."""

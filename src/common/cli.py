@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import errno
 import linecache
 import sys
 import traceback
@@ -22,12 +23,15 @@ def user_errors() -> Iterator[None]:
     """Ends the program with one line and exit status 2 where our own code finds the input at fault.
 
     That is every ValueError and OSError that a `raise` in this repository makes: they name the value at fault and the
-    cure. What a library raises, or a line of ours by accident, is a bug and keeps its traceback.
+    cure; and a disk that is full, whoever notices it. What else a library raises, or a line of ours by accident, is a
+    bug and keeps its traceback.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        if not _raised_on_purpose(error):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error = f"{error}: make room, or write elsewhere, and start the same command again"
+        elif not _raised_on_purpose(error):
             raise
         where = f"[rank {rank()}] " if rank() else ""
         print(f"error: {where}{error}", file=sys.stderr)

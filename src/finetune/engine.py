@@ -144,6 +144,7 @@ def make_arguments(config: FinetuneConfig, device: "torch.device") -> "TrainingA
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
         logging_steps=config.logging_step,
+        logging_nan_inf_filter=False,  # it would write down the mean of the other steps, and a dead run look alive
         eval_strategy=strategy,
         save_strategy=strategy,
         eval_steps=config.save_and_eval_steps if strategy == "steps" else None,

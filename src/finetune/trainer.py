@@ -1,6 +1,7 @@
 """The Hugging Face Trainer, with a loss on answers only, exact validation per task, and a log that survives."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -170,7 +171,7 @@ class CheckpointCallback(TrainerCallback):
 
 
 class LogCallback(TrainerCallback):
-    """Says how far training is, and appends every log line to trainer_log.jsonl.
+    """Says how far training is, appends every log line to trainer_log.jsonl, and ends a run whose loss is no number.
 
     A resumed run goes on after the step that it resumes from.
     """
@@ -199,6 +200,8 @@ class LogCallback(TrainerCallback):
             ]
             if shown:
                 logger.info("%s: %s, %s", self.progress(state), ", ".join(shown), self.remaining(state))
+        if not args.fp16:  # whose scaler leaves such steps out
+            check_finite(logs or {}, state.global_step)
 
     def progress(self, state: TrainerState) -> str:
         return f"step {state.global_step}/{state.max_steps}, epoch {state.epoch or 0:.2f}"
@@ -207,6 +210,16 @@ class LogCallback(TrainerCallback):
         """The time left, by the mean of the steps of this process, evaluations and saving included."""
         seconds_a_step = (time.time() - self.began) / max(1, state.global_step - self.first_step)
         return f"{duration(seconds_a_step * (state.max_steps - state.global_step))} left"
+
+
+def check_finite(logs: Mapping[str, Any], step: int) -> None:
+    """Raises ValueError, on all ranks alike, where a loss is no number: the weights are none either from then on."""
+    for name, value in logs.items():
+        if (name == "loss" or name.startswith("eval_loss")) and not math.isfinite(value):
+            raise ValueError(
+                f"{name} is {value} at step {step}: lower --learning_rate, or raise --warmup_ratio. What was saved"
+                f" before is kept; --resume_from_checkpoint goes on from it"
+            )
 
 
 def newest_whole_checkpoint(output_dir: Path) -> Path | None:

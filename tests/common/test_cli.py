@@ -75,6 +75,14 @@ def test_a_fault_of_the_input_is_one_line_and_exit_status_2(capsys, monkeypatch)
     assert capsys.readouterr().err.startswith("error: [rank 3] there is no metric")
 
 
+def test_a_full_disk_is_no_bug(capsys):
+    """/dev/full is one; its error comes from Python, and used to end in a traceback."""
+    with pytest.raises(SystemExit) as ended, user_errors(), open("/dev/full", "w") as file:
+        file.write("x" * 100_000)
+    assert ended.value.code == 2
+    assert "No space left on device: make room, or write elsewhere" in capsys.readouterr().err
+
+
 def test_bugs_keep_their_traceback():
     with pytest.raises(ValueError, match="invalid literal"), user_errors():
         int("x")  # by accident, not by a `raise` of ours

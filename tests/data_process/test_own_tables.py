@@ -178,6 +178,9 @@ def test_finer_units_taken_for_seconds(tmp_path, capsys, suffix, factor):
     ("name", "content", "message"),
     [
         ("r.csv", b'user_id,item_id\n"u,i\n' * 3, "cannot be read to its end"),
+        ("r.csv", b"user_id;item_id\nu;i\n", "has the columns user_id;item_id. Give --separator ';'"),
+        ("r.csv", b"user_id\titem_id\nu\ti\n", "has the columns user_id\titem_id. Give --separator $'\\t'"),
+        ("r.csv", "user_id,item_id\nu,i\n".encode("utf-16"), "r.csv is in UTF-16: iconv -f UTF-16 -t UTF-8"),
         ("r.csv", b"", "cannot be read"),
         ("r.parquet", b"no parquet", "cannot be read"),
         ("r.csv.gz", b"user_id,item_id\n", "is no gzip file, for all its name"),
