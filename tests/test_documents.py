@@ -208,7 +208,14 @@ def parse_command(words: list[str]) -> Command | None:
 
 STARTS = re.compile(r"^(bash|sbatch)$|(^|/)(python[\d.]*|torchrun|accelerate|deepspeed)$")
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
-FLAGS_OF_OTHERS = {"--no_deps", "--prefix", "--help", "--nproc_per_node"}  # of pip, setup.sh, any entry, torchrun
+FLAGS_OF_OTHERS = {
+    "--no_deps",
+    "--prefix",
+    "--help",
+    "--nproc_per_node",
+    "--master_port",
+    "--ipc",
+}  # pip, torchrun, ...
 BEFORE_SCRIPT = re.compile(r"((?:[A-Z][A-Z0-9_]*=(?:\"[^\"]*\"|\S+)\s+)+)bash (?:\./)?([\w./-]+\.sh)")
 OF_OTHERS = re.compile(r"(CUDA|HF|OMP|NCCL|TORCH|WANDB|OPENAI|RAY|GLOO)_")  # variables of what we run on
 
@@ -325,7 +332,8 @@ def test_flags_in_documents_exist(name):
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_commands_in_documents_are_whole(name):
     """A block can be pasted: no flag that is required is missing, and every value can be read."""
-    lines = [line for fence in fences(name) for line in command_lines(fence.text)]
+    shells = [fence.text for fence in fences(name) if fence.language in ("", "bash", "sh", "shell")]
+    lines = [line for text in shells for line in command_lines(text)]
     wrong = [said for line in lines for command in commands_in(line) if (said := complaint(command))]
     assert not wrong, f"{name} shows commands that would not start: {wrong}"
 

@@ -4,6 +4,7 @@ import argparse
 import copy
 import errno
 import linecache
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 from src.common.distributed import check_device_name, rank
 
 ROOT = Path(__file__).resolve().parents[2]
+DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # in the words of Python, polars and others
 OWN_FOLDERS = tuple(ROOT / name for name in ("src", "index", "data_process", "scripts", "benchmarks"))
 
 
@@ -28,13 +30,14 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            error = f"{error}: make room, or write elsewhere, and start the same command again"
-        elif not _raised_on_purpose(error):
+    except Exception as error:
+        text = str(error)
+        if any(full in text for full in DISK_FULL):
+            text = f"{text}: make room, or write elsewhere, and start the same command again"
+        elif not isinstance(error, (ValueError, OSError)) or not _raised_on_purpose(error):
             raise
         where = f"[rank {rank()}] " if rank() else ""
-        print(f"error: {where}{error}", file=sys.stderr)
+        print(f"error: {where}{text}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from src.common.cli import new_parser, user_errors
@@ -81,6 +82,9 @@ def test_a_full_disk_is_no_bug(capsys):
         file.write("x" * 100_000)
     assert ended.value.code == 2
     assert "No space left on device: make room, or write elsewhere" in capsys.readouterr().err
+    with pytest.raises(SystemExit), user_errors():  # polars has errors of its own
+        pl.DataFrame({"a": range(100_000)}).lazy().sink_parquet("/dev/full")
+    assert "make room" in capsys.readouterr().err
 
 
 def test_bugs_keep_their_traceback():
