@@ -10,9 +10,9 @@ from src.merge_lora import main, merge_lora
 from src.merge_zero3 import find_checkpoint, merge_zero3
 from src.models import load_finetuned
 from src.seqrec.core import evaluate
-from tests.finetune.test_core import config_for, weights_of
-from tests.seqrec.test_core import assert_equal_predictions
-from tests.seqrec.test_core import config_for as evaluation_of
+from tests.finetune.toy_runs import config_for, weights_of
+from tests.seqrec.toy_runs import assert_equal_predictions
+from tests.seqrec.toy_runs import config_for as evaluation_of
 from tests.test_models import batch_of, loss_of
 from tests.toy import tiny_model
 

@@ -25,7 +25,7 @@ from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
 from src.common.parts import key_of
 from src.families import check_finetuned, check_index
-from src.prompt import check_templates, checkpoint_settings
+from src.prompt_settings import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics

@@ -10,7 +10,7 @@ from src.common.cli import check_at_least
 from src.common.distributed import check_device_name
 from src.common.log import logger
 from src.families import CAPTIONERS, caption_type, check_finetuned, check_index, family_of_config
-from src.prompt import PromptSettings, check_templates, checkpoint_settings
+from src.prompt_settings import PromptSettings, check_templates, checkpoint_settings
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import ALIASES, KINDS, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
