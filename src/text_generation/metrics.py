@@ -14,7 +14,6 @@ import numpy as np
 
 from src.text_generation.parse import entries
 
-CORPUS_METRICS = ("bleu", "chrf", "length_ratio")
 SAMPLE_METRICS = ("sentence_bleu1", "sentence_bleu4", "sentence_chrf", "rouge1", "rouge2", "rougeL", "token_f1")
 LIST_METRICS = ("tag_f1",)  # further sample metrics of fields that are lists
 WORDS = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
