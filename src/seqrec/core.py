@@ -24,7 +24,7 @@ from src.common.log import logger, setup_logging
 from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
 from src.common.parts import key_of
-from src.families import check_finetuned, check_index
+from src.families import check_finetuned, check_index, check_weights
 from src.prompt import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
@@ -98,6 +98,8 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         raise ValueError(
             f"{config.ckpt_model} is a TIGER, which reads no words: --test_task seqrec, --test_prompt_ids 0"
         )
+    else:
+        check_weights(config.ckpt_model)
     catalogue = load_catalogue(
         config.data_path, config.dataset, config.index_file, config.image_path, needs_texts=not tiger
     )
