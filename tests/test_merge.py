@@ -1,6 +1,7 @@
 """Merging adapters: a plain model that says and ranks the same."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -68,6 +69,7 @@ def test_what_is_no_adapter_is_refused(tmp_path):
         merge_lora(base, tiny_model("qwen2"), tmp_path / "out")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    shutil.copy(tiny_model("qwen2") / "model.safetensors", tmp_path / "adapter")
     for same in (tmp_path / "adapter", tiny_model("qwen2")):
         with pytest.raises(ValueError, match="is what is merged: give another folder"):
             merge_lora(base, tmp_path / "adapter", same)

@@ -165,6 +165,8 @@ def test_held_out_items_are_asked_where_training_held_them_out(tmp_path):
     items = toy_catalogue().item_split("test", holdout=True)
     assert (results["split"], results["num_samples"]) == ("test", len(items))
     assert sorted(predictions_of(config)[0].targets) == items.tolist()
+    with pytest.raises(ValueError, match="have not seen the same items"):
+        evaluate(replace(config, ensemble=(f"{checkpoint()}={config.index_file}",)))
 
 
 # ---- history and shared SIDs -----------------------------------------------------------------------------------------

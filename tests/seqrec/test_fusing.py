@@ -295,8 +295,11 @@ def test_parts_of_a_tiger_with_longer_histories_are_not_taken(models, tmp_path):
         ({"ensemble_by": "best"}, "does nothing without --ensemble"),
         ({"ensemble": ("output/image",)}, "write CKPT=INDEX"),
         ({"fuse_sample_num": -1}, "must be at least 0"),
+        ({"fuse_sample_num": 10}, "does nothing where nothing is chosen"),
+        ({"fuse_sample_num": 10, "fuse": ("cooc",), "fuse_weight": "0.5"}, "does nothing where nothing is chosen"),
         ({"test_task": "mmseqrec"}, "reads no words"),
         ({"lora": True}, "which has no adapter: leave out --lora"),
+        ({"prompt_lang": "zh"}, "reads no words: leave out --prompt_lang"),
     ],
 )
 def test_wrong_flags_are_refused(models, tmp_path, wrong, message):
