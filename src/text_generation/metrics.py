@@ -83,9 +83,11 @@ def corpus_metrics(
         interval = None
         if num_resamples:
             stats = np.array(metric._extract_corpus_statistics(list(generated), [list(references)]), np.float64)
-            interval = _interval(
-                stats, lambda row, metric=metric: metric._compute_score_from_stats(row).score, num_resamples
-            )
+
+            def score_of(row: np.ndarray, metric: Any = metric) -> float:
+                return metric._compute_score_from_stats(row).score
+
+            interval = _interval(stats, score_of, num_resamples)
         found[name] = Corpus(float(score.score), interval, str(metric.get_signature()))
     sizes = [[len(words_of(text, language)) for text in pair] for pair in zip(generated, references, strict=True)]
     stats = np.array(sizes, np.float64)
