@@ -54,7 +54,7 @@ class ItemTokens:
             ValueError: there is no SID index.
         """
         if self._sids is None:
-            raise ValueError("the wording names items by their SIDs, so a SID index is needed: give --index_file")
+            raise ValueError(f"{self.catalogue.name} was read without SIDs: give --index_file")
         return self._sids
 
     def _sid_ids(self) -> np.ndarray:
