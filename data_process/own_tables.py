@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from data_process.raw_files import GZIP_MAGIC, Tally
-from src.common.artifacts import ITEM_FIELDS
+from src.common.dataset_readers import ITEM_FIELDS
 
 BATCH_ROWS = 1 << 17
 SEPARATORS = {";": "';'", "|": "'|'", "\t": r"$'\t'"}  # as a shell takes them

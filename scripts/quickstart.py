@@ -194,7 +194,8 @@ def run_ranks(module: str, *flags: Any) -> None:
 
 # ---- the way ---------------------------------------------------------------------------------------------------------
 def quickstart(args: argparse.Namespace) -> Path:
-    from src.common.artifacts import dataset_paths, index_path
+    from src.common.artifacts import dataset_paths
+    from src.common.index_files import index_path
     from src.common.log import setup_logging
     from src.tasks.catalogue import load_catalogue
 
@@ -337,7 +338,7 @@ def quickstart(args: argparse.Namespace) -> Path:
 
 def asking(catalogue: "Catalogue", output: Path) -> str:
     """The command by which people ask the model about a user of theirs."""
-    from src.common.artifacts import load_id_map
+    from src.common.dataset_readers import load_id_map
 
     names = catalogue.paths.file("user2id")
     user = next(iter(load_id_map(names)), "") if names.is_file() else catalogue.users[0]

@@ -6,15 +6,17 @@ python -m src.seqrec.recommend --dataset Shop --index_file .index_simple.json --
 
 from typing import TYPE_CHECKING, Any
 
-from src.common.cli import add_switch, new_parser, number_list, user_errors
-from src.seqrec.config import RecommendConfig, add_model_flags, add_question_flags, add_top_k_flag, config_from
+from src.common.cli import add_switch, new_parser, number_list, settings_of, user_errors
+from src.seqrec.config import RecommendConfig, add_model_flags, add_question_flags, add_top_k_flag
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from src.tasks.catalogue import Catalogue
 
 
-def history_of(config: RecommendConfig, catalogue: "Catalogue") -> list[int]:
-    """The items of --history, or all that --user had, oldest first.
+def history_of(config: RecommendConfig, catalogue: "Catalogue") -> "np.ndarray":
+    """(H,) int64: the items of --history, or all that --user had, oldest first.
 
     A user goes by the original id, as in `<DS>.user2id`; without that file by the key in `<DS>.inter.json`.
 
@@ -22,7 +24,7 @@ def history_of(config: RecommendConfig, catalogue: "Catalogue") -> list[int]:
         ValueError: an unknown item or user, or no item.
     """
     if config.user is not None:
-        from src.common.artifacts import load_id_map
+        from src.common.dataset_readers import load_id_map
 
         path, key = catalogue.paths.file("user2id"), config.user
         if path.is_file():
@@ -34,7 +36,7 @@ def history_of(config: RecommendConfig, catalogue: "Catalogue") -> list[int]:
             path = catalogue.paths.file("inter.json")
             raise ValueError(f"--user {config.user}: {path} has no user {key}; one is {catalogue.users[0]}")
         user = catalogue.users.index(key)
-        return catalogue.history(user, int(catalogue.lengths[user])).tolist()
+        return catalogue.history(user, int(catalogue.lengths[user]))
     if not config.history:
         raise ValueError("--history names no item: give one or more item ids, oldest first, such as 12,7,33")
     for item in config.history:
@@ -43,12 +45,14 @@ def history_of(config: RecommendConfig, catalogue: "Catalogue") -> list[int]:
                 f"--history {item}: {catalogue.paths.file('item.json')} has no such item; its"
                 f" {len(catalogue.item_ids)} items are numbered {catalogue.item_ids[0]} to {catalogue.item_ids[-1]}"
             )
-    return list(config.history)
+    import numpy as np
+
+    return np.asarray(config.history, np.int64)
 
 
 def original_ids(catalogue: "Catalogue") -> dict[int, str]:
     """What the items were called before they were numbered; empty where no `<DS>.item2id` says so."""
-    from src.common.artifacts import load_id_map
+    from src.common.dataset_readers import load_id_map
 
     path = catalogue.paths.file("item2id")
     return {number: name for name, number in load_id_map(path).items()} if path.is_file() else {}
@@ -92,7 +96,7 @@ def recommend(config: RecommendConfig) -> dict[str, Any]:
     return {
         "dataset": catalogue.name,
         "checkpoint": str(config.ckpt_model),
-        "history": [describe(item) for item in history],
+        "history": [describe(item) for item in history.tolist()],
         "recommendations": best,
     }
 
@@ -121,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     add_switch(parser, "--json", help="one JSON table on standard output, and nothing else there")
     args = parser.parse_args(argv)
     with user_errors():
-        config = config_from(args, RecommendConfig)
+        config = RecommendConfig(**settings_of(args))
         from src.common.log import setup_logging
 
         setup_logging(to_stderr=config.json)
