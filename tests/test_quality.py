@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from tests.test_documents import ROOT, TRACKED
+from tests.documents import ROOT, TRACKED
 
 MOST_LINES = 400
 CODE = [name for name in TRACKED if name.endswith((".py", ".sh")) or name == ".ci/run"]

@@ -9,7 +9,7 @@ from benchmarks.published import __main__ as entry
 from benchmarks.published import record, table
 from benchmarks.published.rows import ROWS, USERS
 from src.seqrec.protocol import Protocol
-from tests.test_documents import commands_in, unknown_flags
+from tests.documents import commands_in, unknown_flags
 
 MIX = ROWS["Instruments/fused-small-masked"]
 METRICS = {"hit@10": 0.2, "ndcg@10": 0.1}
