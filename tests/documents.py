@@ -40,12 +40,15 @@ LAUNCHES = re.compile(
 )  # itself, or as a task of another launcher
 LAUNCHERS = [name for name in SHELL_SCRIPTS if LAUNCHES.search((ROOT / name).read_text())]
 WRAPPERS = {"scripts/quickstart.sh": "scripts/quickstart.py"}  # shell scripts that hand their flags to a Python entry
-ENTRIES = [
+ENTRIES = [  # programs of ours that read flags; what runs without any would run here
     name
     for name in TRACKED
     if name.endswith(".py")
     and name.split("/")[0] in OWN_PACKAGES
     and re.search(r"^if __name__ == .__main__.:", (ROOT / name).read_text(), re.MULTILINE)
+    and re.search(
+        r"\b(parse_args|new_parser|build_parser|parse_config|benchmarks\.harness)\b", (ROOT / name).read_text()
+    )
 ]
 
 

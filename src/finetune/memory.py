@@ -47,7 +47,7 @@ class Memory(NamedTuple):
     def describe(self, batch: Batch, engine: Engine, ranks: int) -> str:
         cut = {0: "nothing cut", 1: "optimizer cut", 2: "gradients cut", 3: "weights cut"}[engine.stage]
         return (
-            f"memory to expect on each of {ranks} GPUs ({engine.name}, {cut}): {size(self.weights)} weights,"
+            f"memory to expect on each of {ranks} ranks ({engine.name}, {cut}): {size(self.weights)} weights,"
             f" {size(self.gradients)} gradients, {size(self.optimizer)} optimizer; for {batch.samples} samples of"
             f" {batch.tokens:,} tokens, {batch.answers:,} of them learnt, about {size(self.activations)} activations"
             f" and {size(self.logits)} logits; about {size(self.total())} in all"

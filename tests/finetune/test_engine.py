@@ -160,7 +160,7 @@ def test_preflight_tells_without_weights(tmp_path, monkeypatch, family):
     )
     folder = finetune(config)
     text = (folder / "train.log").read_text()
-    assert "memory to expect on each of 8 GPUs (deepspeed, weights cut):" in text
+    assert "memory to expect on each of 8 ranks (deepspeed, weights cut):" in text
     assert "global batch 64 = 8 ranks x 8 x 1" in text
     assert {p.device.type for p in shapes[0].model.parameters()} == {"meta"}
     assert not list(folder.glob("*.safetensors"))
@@ -169,7 +169,7 @@ def test_preflight_tells_without_weights(tmp_path, monkeypatch, family):
 
 def test_every_run_says_what_memory_it_will_take(tmp_path):
     folder = finetune(config_for(tmp_path / "out", max_steps=1, save_and_eval_strategy="no"))
-    assert "memory to expect on each of 1 GPUs (ddp, nothing cut): " in (folder / "train.log").read_text()
+    assert "memory to expect on each of 1 ranks (ddp, nothing cut): " in (folder / "train.log").read_text()
 
 
 # ---- ranks that must keep step ---------------------------------------------------------------------------------------
