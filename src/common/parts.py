@@ -46,8 +46,8 @@ class Parts:
 
     def __init__(self, folder: Path, key: dict[str, str]):
         self.folder = folder
-        check_same(key, "data, checkpoint or settings")
         check_shared(folder.parent, "--results_file")
+        check_same(key, "data, checkpoint or settings")
         if is_main():
             stamp = folder / "run.json"
             if not stamp.is_file() or read_json(stamp) != key:
