@@ -161,7 +161,7 @@ def refused(processes: tuple[int, ...], *commands: tuple) -> list[str]:
     """A command for each machine; all must end with an error, soon."""
     with machines(*processes) as start:
         jobs = [start(machine, *command) for machine, command in enumerate(commands)]
-        said = [job.communicate(timeout=120)[0] for job in jobs]
+        said = [job.communicate(timeout=280)[0] for job in jobs]
         assert all(job.returncode not in (0, None) for job in jobs), said
     return said
 

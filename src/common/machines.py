@@ -29,7 +29,7 @@ def _store() -> "dist.Store | None":
     import torch.distributed as dist
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=60))
+    store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30))
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")  # a restarted job meets anew
     return dist.PrefixStore("/".join(["grec", *(os.environ.get(name, "") for name in names)]), store)
 
