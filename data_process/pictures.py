@@ -163,7 +163,6 @@ async def fetch_share(
 
 def hosts_of(picture: Picture) -> list[str]:
     """Of its addresses, in their order; an empty name where there is none."""
-
     hosts = []
     for url in picture.urls:
         try:
