@@ -19,11 +19,11 @@ from src.finetune.core import finetune
 from src.seqrec.core import evaluate
 from src.seqrec.results import predictions_path, read_predictions
 from src.text_generation.core import evaluate as write_texts
-from tests.finetune.test_core import assert_equal_weights, log_of
-from tests.finetune.test_core import config_for as training_of
-from tests.seqrec.test_core import checkpoint
-from tests.seqrec.test_core import config_for as ranking_of
-from tests.text_generation.test_core import config_for as writing_of
+from tests.finetune.toy_runs import assert_equal_weights, log_of
+from tests.finetune.toy_runs import config_for as training_of
+from tests.seqrec.toy_runs import checkpoint
+from tests.seqrec.toy_runs import config_for as ranking_of
+from tests.text_generation.toy_runs import config_for as writing_of
 from tests.toy import INDEX_FILE, NAME, tiny_model, toy_copy, toy_path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.finetune.core import check_settings
-from tests.finetune.test_core import config_for, log_of
+from tests.finetune.toy_runs import config_for, log_of
 from tests.toy import INDEX_FILE, NAME, tiny_model, toy_path
 
 ROOT = Path(__file__).resolve().parents[2]
