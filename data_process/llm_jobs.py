@@ -93,7 +93,7 @@ def _shares(
     """The questions, the places for questions at once, and what is left of the budget, among the workers of Ray."""
     count = workers_by_node(config.workers, at_most=min(config.concurrency, len(questions)))
     budget = None if config.max_cost is None else max(0.0, config.max_cost - spent) / count
-    jobs = []
+    jobs: list[Job] = []
     for number in range(count):
         share = [
             replace(question, image=question.image and question.image.absolute())

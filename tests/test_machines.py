@@ -27,7 +27,6 @@ from tests.text_generation.toy_runs import config_for as writing_of
 from tests.toy import INDEX_FILE, NAME, tiny_model, toy_copy, toy_path
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 RANKING = ("-m", "src.seqrec.metric_ddp", "--dataset", NAME, "--index_file", INDEX_FILE, "--device", "cpu")
 BATCHES = ("--num_beams", "10", "--test_batch_size", "8")
 
@@ -90,6 +89,8 @@ def training_flags(folder: Path, *more: object) -> tuple:
 
 
 # ---- the same as one -------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("processes", [(1, 1), (1, 2)])
 def test_ranking_on_two_machines_gives_what_one_process_gives(tmp_path, processes):
     """To the last digit, also where one machine has more GPUs; and one rank of all writes."""
@@ -106,6 +107,8 @@ def test_ranking_on_two_machines_gives_what_one_process_gives(tmp_path, processe
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_texts_on_two_machines_are_those_of_one_process(tmp_path):
     config = writing_of(tmp_path / "one")
     write_texts(config)
@@ -116,6 +119,8 @@ def test_texts_on_two_machines_are_those_of_one_process(tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_training_on_two_machines_is_that_of_one_with_as_many_processes(tmp_path):
     """Losses and weights, bit for bit; and of one process with the whole batch, but for rounding."""
     flags = ("--max_steps", 4, "--per_device_batch_size", 4)
@@ -141,6 +146,8 @@ def wait_for(path: Path, seconds: float = 200.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_machine_that_dies_ends_the_job_which_then_goes_on(tmp_path):
     """Killed without a word after the first checkpoint; the run that goes on ends as one that was never killed."""
     flags = ("--per_device_batch_size", 4, "--max_steps")
@@ -166,6 +173,8 @@ def refused(processes: tuple[int, ...], *commands: tuple) -> list[str]:
     return said
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_machine_that_lacks_a_file_ends_the_job_at_once(tmp_path):
     """The others used to wait for it, for as long as half an hour."""
     broken = toy_copy(tmp_path / "broken")
@@ -175,6 +184,8 @@ def test_a_machine_that_lacks_a_file_ends_the_job_at_once(tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_machine_with_other_data_is_named(tmp_path):
     other = toy_copy(tmp_path / "other")
     path = other / NAME / f"{NAME}.inter.json"
@@ -183,6 +194,8 @@ def test_a_machine_with_other_data_is_named(tmp_path):
     assert re.search(r"error: (\[rank 1\] )?rank 1 on .* has read other data, checkpoint or settings", "".join(said))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("flags", [ranking_flags, training_flags])
 def test_a_machine_that_does_not_see_the_output_is_named(tmp_path, flags):
     said = refused((1, 1), flags(tmp_path / "here"), flags(tmp_path / "there"))

@@ -76,7 +76,7 @@ def check_shared(folder: Path, flag: str) -> None:
     """
     if world_size() == 1:
         return
-    marker, token = folder / f".shared-{uuid.uuid4().hex}", None
+    marker, token = folder / f".shared-{uuid.uuid4().hex}", ("", "")
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
         marker.touch()
