@@ -166,7 +166,7 @@ def test_pictures_on_two_nodes_are_those_of_one_process(tmp_path, nodes, servers
         for server in running:
             server.most_at_once = 0
             server.counts.clear()  # by which some answers fail at first
-        settings = {**QUICK, "allow_host": HOSTS, "per_host": 3, "concurrency": 32, "engine": engine}
+        settings = {**QUICK, "allow_host": HOSTS, "per_host": 3, "concurrency": 32, "timeout": 60, "engine": engine}
         counts[engine] = download(DownloadConfig(dataset="Shop", data_path=data, **settings))
         assert max(server.most_at_once for server in running) <= 3
     assert counts["ray"] == counts["local"]
