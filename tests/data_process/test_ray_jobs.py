@@ -265,3 +265,18 @@ def test_what_a_worker_finds_at_fault_ends_the_command(tmp_path, nodes, endpoint
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "answers 401" in done.stderr
     assert KEY not in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_that_dies_ends_the_command_and_what_it_gave_is_kept(nodes, tmp_path):
+    async def job(write):
+        write({"key": "before"})
+        await asyncio.sleep(1)
+        os._exit(1)
+
+    given = cluster.lines_of([job], tmp_path)
+    assert next(given) == {"key": "before"}
+    with pytest.raises(ValueError, match=r"(?s)a Ray worker died .*: the same command goes on"):
+        next(given)
+    assert not list(tmp_path.iterdir())
