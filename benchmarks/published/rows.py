@@ -295,7 +295,10 @@ def beauty() -> list[Row]:
     return [
         *quick_rows("Beauty"),
         *sasrec_rows("Beauty"),
-        baseline("Beauty/sasrec-bce-masked", "SASRec, one random negative", "sasrec", MASKED, "--loss", "bce", "--horizon", "1", "--average_epochs", "0"),
+        baseline(
+            "Beauty/sasrec-bce-masked", "SASRec, one random negative", "sasrec", MASKED,
+            *("--loss", "bce", "--horizon", "1", "--average_epochs", "0"),
+        ),  # fmt: skip
         lcrec_row("Beauty"),
         baseline("Beauty/tiger-letter", "TIGER, SIDs of LETTER", "tiger", SID_HITS, index=".index.json"),
         baseline(
