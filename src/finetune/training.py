@@ -10,6 +10,7 @@ import torch
 from src.collate import TrainingCollator
 from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
+from src.common.interactions import interaction_inputs
 from src.common.log import duration, logger
 from src.common.record import run_record
 from src.common.seed import seed_everything
@@ -133,7 +134,7 @@ def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
     files = {}
     for catalogue in catalogues:
         lead, file = f"{catalogue.name} " if len(catalogues) > 1 else "", catalogue.paths.file
-        files |= {f"{lead}interactions": file("inter.json"), f"{lead}items": file("item.json")}
+        files |= {**interaction_inputs(catalogue.paths, lead), f"{lead}items": file("item.json")}
         files[f"{lead}index"] = catalogue.sid_index.path
         if catalogue.enriched:
             files[f"{lead}enriched items"] = file("item_enriched_v2.json")
