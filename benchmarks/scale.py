@@ -204,7 +204,67 @@ def rival_rows(what: str, ours: Measured, rival: Measured) -> Iterator[Row]:
     )  # fmt: skip
 
 
-PARTS = {"users": user_rows}
+# ---- items -----------------------------------------------------------------------------------------------------------
+def load_index(path: Path) -> Measured:
+    """Loads an index and builds the trie of its items; the result tells the codes, and what each of the two took."""
+    import torch
+
+    from src.common.artifacts import load_sid_index
+    from src.trie import Trie
+
+    torch.set_num_threads(1)
+
+    def work() -> dict[str, Any]:
+        began, before = cpu_seconds(), anonymous_megabytes()
+        index = load_sid_index(path)
+        loaded, held = cpu_seconds(), anonymous_megabytes() - before
+        trie = Trie(index.codes)
+        built = cpu_seconds()
+        tables = (*trie.pointer, *trie.token, torch.from_numpy(trie.leaf_of), torch.from_numpy(trie.rows))
+        return {
+            "codes": hashlib.sha256(np.ascontiguousarray(index.codes, np.int64)).hexdigest(),
+            "leaves": trie.num_leaves,
+            "load": loaded - began,
+            "held": held,
+            "build": built - loaded,
+            "bytes": sum(table.nbytes for table in tables) / len(index.item_ids),
+        }
+
+    return measured(work)
+
+
+def item_rows(quick: bool) -> Iterator[Row]:
+    from src.common.artifacts import save_sid_index
+
+    for number, size in enumerate((10_000, 100_000, 1_000_000) if quick else (100_000, 1_000_000, 10_000_000)):
+        with tempfile.TemporaryDirectory() as name:
+            compact, text = Path(name) / "index.npz", Path(name) / "index.json"
+            index = random_index(size)
+            distinct = len(np.unique(np.ravel_multi_index(tuple(index.codes.T), CODEBOOK_SIZES)))
+            save_sid_index(compact, index, {})
+            ours, what = alone(load_index, compact), f"{size:,} items"
+            result = ours.result
+            common = {"higher_is_better": False, "equal": result["leaves"] == distinct}
+            yield Row(f"{what}: loading the .npz", result["load"], "s", **common)
+            yield Row(f"{what}: memory that it keeps", result["held"], "MB", note="its codes are mapped", **common)
+            yield Row(f"{what}: building the trie", result["build"], "s", **common)
+            yield Row(f"{what}: the trie", result["bytes"], "bytes an item", **common)
+            peak, note = ours.peak - ours.before, f"{ours.before:.0f} MB of imports not included"
+            yield Row(f"{what}: peak of both", peak, "MB", note=note, **common)
+            if number < 2:
+                save_sid_index(text, index, {})
+                rival = alone(load_index, text).result
+                yield Row(
+                    f"{what}: time to load .json / .npz",
+                    rival["load"] / result["load"],
+                    "x",
+                    rival="the same as .json",
+                    equal=rival["codes"] == result["codes"],
+                    note=f"{rival['load']:.3g} against {result['load']:.3g} s",
+                )
+
+
+PARTS = {"users": user_rows, "items": item_rows}
 
 if __name__ == "__main__":
     run(PARTS, __doc__)
