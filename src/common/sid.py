@@ -97,7 +97,7 @@ class SidIndex:
 
 
 def sid_keys(sids: np.ndarray) -> np.ndarray | None:
-    """(N,) int64: a number for each row of (N, L) codes or tokens, in the order of the rows; None if 63 bits are too few.
+    """(N,) int64: a number for each row of (N, L) codes or tokens, in their order; None if 63 bits are too few.
 
     Numbers sort several times as fast as rows, and in a fraction of the memory.
     """
