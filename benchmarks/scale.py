@@ -73,7 +73,8 @@ def alone(work: Callable[..., Any], *given: Any) -> Any:
 # ---- users -----------------------------------------------------------------------------------------------------------
 def write_users(folder: Path, num_users: int) -> int:
     """A dataset of users with 3 to 13 items each, drawn at random; gives the number of interactions."""
-    from src.common.artifacts import dataset_paths, save_sid_index
+    from src.common.artifacts import dataset_paths
+    from src.common.index_files import save_sid_index
 
     (folder / NAME / f"{NAME}.{TABLE}").mkdir(parents=True)
     paths, rng, total = dataset_paths(folder, NAME), np.random.default_rng(0), 0
@@ -209,7 +210,7 @@ def load_index(path: Path) -> Measured:
     """Loads an index and builds the trie of its items; the result tells the codes, and what each of the two took."""
     import torch
 
-    from src.common.artifacts import load_sid_index
+    from src.common.index_files import load_sid_index
     from src.trie import Trie
 
     torch.set_num_threads(1)
@@ -234,7 +235,7 @@ def load_index(path: Path) -> Measured:
 
 
 def item_rows(quick: bool) -> Iterator[Row]:
-    from src.common.artifacts import save_sid_index
+    from src.common.index_files import save_sid_index
 
     for number, size in enumerate((10_000, 100_000, 1_000_000) if quick else (100_000, 1_000_000, 10_000_000)):
         with tempfile.TemporaryDirectory() as name:

@@ -161,6 +161,7 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
             items = items.drop("image_urls")
     ends = None
     if config.split == "temporal":
+        assert ids.times is not None  # a source without times has been refused
         ends = temporal_ends(ids.users, ids.times, config.valid_share, config.test_share)
     write_dataset(config.paths, ids, source.ticks, ends, items, config.inter_format)
     write_statistics(config.paths, ids, items, source.ticks, funnel, ends, config.plots)

@@ -11,9 +11,9 @@ from src.blocks import Block, NextItemBlocks, block_of, join, next_item_blocks
 from src.common.interactions import blocks_of
 from src.common.seed import random_numbers, shuffled
 from src.examples import NextItemExamples, draw_users, unpack_users
-from src.prompt import PromptBuilder, Sample, View
-from src.tasks.catalogue import Split
-from src.tasks.task import USER_TEXTS, Task, Template
+from src.item_tokens import View
+from src.prompt import PromptBuilder, Sample
+from src.tasks.task import USER_TEXTS, Split, Task, Template
 
 
 class TaskDataset(Dataset):

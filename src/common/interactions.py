@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.common import artifacts
+from src.common import dataset_readers
 from src.common.artifacts import DatasetPaths
 
 TABLES = ("inter.parquet", "inter.arrow")
@@ -151,21 +151,21 @@ def load_sequences(paths: DatasetPaths) -> UserSequences:
         if not _are_equal(sequences, other):
             raise ValueError(f"{path} and {paths.file('inter.json')} hold other interactions: delete one of them")
     elif sequences.times is None:
-        artifacts.load_times(paths, sequences.table(sequences.items))
+        dataset_readers.load_times(paths, sequences.table(sequences.items))
     return sequences
 
 
 def load_interactions(paths: DatasetPaths) -> Mapping[str, list[int]]:
     """Item ids of each user, oldest first, whichever file holds them."""
     if interactions_path(paths) == paths.file("inter.json"):
-        return artifacts.load_interactions(paths)
+        return dataset_readers.load_interactions(paths)
     sequences = load_sequences(paths)
     return sequences.table(sequences.items)
 
 
 def _from_json(paths: DatasetPaths) -> UserSequences:
-    table = artifacts.load_interactions(paths)
-    artifacts.load_times(paths, table)
+    table = dataset_readers.load_interactions(paths)
+    dataset_readers.load_times(paths, table)
     lengths = np.fromiter((len(items) for items in table.values()), np.int64, len(table))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     items = np.fromiter((item for items in table.values() for item in items), np.int64, offsets[-1])
@@ -191,7 +191,7 @@ def split_ends(paths: DatasetPaths, sequences: UserSequences) -> tuple[np.ndarra
     Raises:
         ValueError: the file lacks a user, or asks for more items than the user has.
     """
-    given = artifacts.load_splits(paths)
+    given = dataset_readers.load_splits(paths)
     if given is None and sequences.train_end is not None:
         return sequences.train_end, sequences.valid_end
     users, lengths = sequences.users, np.diff(sequences.offsets)
