@@ -109,7 +109,7 @@ def _check_interactions(contents: Contents, findings: Findings) -> None:
 def _check_times(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("times.json")
     if contents.times is not None:  # of a table, in order
-        _check_latest(contents, contents.inter, findings)
+        _check_latest(contents.times, contents.inter, findings)
     if not path.is_file():
         return
     times = findings.read(path, lambda: dataset_readers.load_times(contents.paths, contents.interactions))
@@ -129,14 +129,14 @@ def _check_times(contents: Contents, findings: Findings) -> None:
             f" {contents.inter.name} are not oldest first, and the target is not the latest",
             "sort both files by time",
         )
-    _check_latest(contents, path, findings)
+    _check_latest(whole, path, findings)
     extra = len(set(times) - set(whole))
     if extra:
         findings.warn(path, f"it has {extra:,} users that the interactions lack", MAKE_AGAIN)
 
 
-def _check_latest(contents: Contents, path: Path, findings: Findings) -> None:
-    latest = max(max(row, default=0) for row in contents.times.values())
+def _check_latest(times: Mapping[str, list[int]], path: Path, findings: Findings) -> None:
+    latest = max(max(row, default=0) for row in times.values())
     if latest > YEAR_2200:
         findings.error(path, f"the latest time, {latest:,}, lies after the year 2200", "divide milliseconds by 1000")
 

@@ -11,7 +11,7 @@ No one predicts an item that the user has (`--filter_history` elsewhere). Writes
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return ((scores > own) | earlier).sum(1)
 
 
-def split_last(interactions: dict[str, list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_last(interactions: Mapping[str, list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Histories (U, H) padded with -1, the last item of each (U,), and training counts (N,), without the last two."""
     lists = [items for items in interactions.values() if len(items) > 2]
     longest = max(map(len, lists)) - 1

@@ -47,7 +47,9 @@ class UserSequences(NamedTuple):
         return SequenceTable(self.users, self.offsets, values)
 
     def split_table(self) -> "SequenceTable":
-        """`{user: [items that train, items that validate]}` of a table that is split."""
+        """`{user: [items that train, items that validate]}` of a table."""
+        assert self.train_end is not None
+        assert self.valid_end is not None
         pairs = np.stack([self.train_end, self.valid_end - self.train_end], 1)
         return SequenceTable(self.users, np.arange(0, 2 * len(pairs) + 1, 2), pairs.reshape(-1))
 
@@ -82,13 +84,21 @@ class SequenceTable(Mapping[str, list[int]]):
 
 
 class _Items(ItemsView):
+    def __init__(self, table: SequenceTable):
+        super().__init__(table)
+        self.table = table
+
     def __iter__(self):
-        return zip(self._mapping, self._mapping.values(), strict=True)
+        return zip(self.table, self.table.values(), strict=True)
 
 
 class _Values(ValuesView):
+    def __init__(self, table: SequenceTable):
+        super().__init__(table)
+        self.table = table
+
     def __iter__(self):
-        return map(self._mapping.of_row, range(len(self._mapping)))
+        return map(self.table.of_row, range(len(self.table)))
 
 
 # ---- which file ------------------------------------------------------------------------------------------------------
@@ -192,7 +202,7 @@ def split_ends(paths: DatasetPaths, sequences: UserSequences) -> tuple[np.ndarra
         ValueError: the file lacks a user, or asks for more items than the user has.
     """
     given = dataset_readers.load_splits(paths)
-    if given is None and sequences.train_end is not None:
+    if given is None and sequences.train_end is not None and sequences.valid_end is not None:
         return sequences.train_end, sequences.valid_end
     users, lengths = sequences.users, np.diff(sequences.offsets)
     if given is None:

@@ -1,6 +1,7 @@
 """The arrays of an .npz file, mapped where they lie: they take memory only as they are read."""
 
 from pathlib import Path
+from typing import Literal
 from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
@@ -31,10 +32,11 @@ def map_npz(path: str | Path) -> dict[str, np.ndarray]:
             shape, fortran, kind = read(file)
             if kind.hasobject:
                 raise ValueError(f"{entry.filename} holds Python objects")
-            order = "F" if fortran else "C"
             place, name = file.tell(), entry.filename.removesuffix(".npy")
             if 0 in shape:
                 arrays[name] = np.empty(shape, kind)
             else:
-                arrays[name] = np.memmap(path, kind, "r", place, shape, order).view(np.ndarray)
+                order: Literal["F", "C"] = "F" if fortran else "C"
+                mapped = np.memmap(path, kind, mode="r", offset=place, shape=shape, order=order)
+                arrays[name] = mapped.view(np.ndarray)
     return arrays

@@ -24,7 +24,7 @@ from src.common.log import duration, logger
 PLACE = "GREC_CACHE"  # environment variable: the folder for mapped arrays, where the dataset's own cannot be written
 LAYOUT = "1"  # of the arrays; another one has another hash
 META = "meta.json"
-ARRAYS = {  # file -> type; `times` only where the table has them
+ARRAYS: dict[str, type] = {  # file -> type; `times` only where the table has them
     "offsets": np.int64,
     "items": np.int64,
     "times": np.int64,
@@ -128,7 +128,9 @@ def _open(place: Path) -> UserSequences:
     return UserSequences(names, **arrays, is_split=meta["is_split"], is_mapped=True)
 
 
-def open_array(file: Path, name: str, mode: str = "r") -> np.ndarray:
+def open_array(file: Path, name: str) -> np.ndarray:
+    """One of `ARRAYS`, mapped."""
+    kind = np.dtype(ARRAYS[name])
     if not file.stat().st_size:
-        return np.empty(0, ARRAYS[name])
-    return np.memmap(file, ARRAYS[name], mode).view(np.ndarray)  # slices of a memmap are slow to make
+        return np.empty(0, kind)
+    return np.memmap(file, kind, mode="r").view(np.ndarray)  # slices of a memmap are slow to make

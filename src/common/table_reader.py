@@ -165,7 +165,7 @@ class _Writer:
         if codes.null_count():
             self.fail(int(codes.is_null().arg_max()), batch, f"split is one of {', '.join(PARTS)}")
         codes = codes.to_numpy()
-        before = np.concatenate([[PARTS.get(self.last.get("split"), 0)], codes[:-1]])
+        before = np.concatenate([[PARTS[self.last.get("split", "train")]], codes[:-1]])
         wrong = np.flatnonzero((codes < before) & ~fresh)
         if len(wrong):
             self.fail(int(wrong[0]), batch, "of a user what trains comes first, then what validates, then what tests")
@@ -206,10 +206,10 @@ def _check_users_stand_together(path: Path, folder: Path) -> None:
     file = folder / "hashes"
     hashes = np.memmap(file, np.uint64, "r+")
     hashes.sort()
-    twice = [hashes[b][1:][np.diff(hashes[b]) == 0] for b in _overlapping(len(hashes))]
+    equal = [hashes[block][1:][np.diff(hashes[block]) == 0] for block in _overlapping(len(hashes))]
     del hashes
     file.unlink()
-    twice = np.unique(np.concatenate(twice))
+    twice = np.unique(np.concatenate(equal))
     if not len(twice):
         return
     names = UserNames(open_array(folder / "names", "names"), open_array(folder / "name_offsets", "name_offsets"))
