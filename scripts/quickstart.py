@@ -210,7 +210,8 @@ def quickstart(args: argparse.Namespace) -> Path:
         name = "DemoSmall" if args.small else "Demo"
     else:  # all checks come before anything is written
         source = find_dataset(args.data)
-        os.environ.setdefault("GREC_CACHE", str((DATA / source.name).absolute()))  # nothing is written into --data
+        if interactions_path(DatasetPaths(source.parent, source.name)).suffix != ".json":  # arrays, not into --data
+            os.environ.setdefault("GREC_CACHE", str((DATA / source.name).absolute()))
         catalogue = load_catalogue(source.parent, source.name, image_path="images")
         check_size(catalogue)
         name = link_dataset(source)

@@ -57,7 +57,8 @@ class TaskDataset(Dataset):
             ids = task.example_ids(catalogue, split, holdout)
             if task.kind in USER_TEXTS and kept is not None:
                 ids = ids[unpack_users(kept, catalogue.num_users)[catalogue.user_texts[task.kind].users[ids]]]
-            self.examples = np.stack([ids, ids, ids], 1)  # (M, 3): item or row; the rest is not used
+            # (M, 3): item or row, the rest is not used; or user, first and last target
+            self.examples: np.ndarray | NextItemExamples = np.stack([ids, ids, ids], 1)
             self.longest = 0  # history, in items
         else:
             share = share_prefix and all(builder.can_share_prefix(template) for template in self.templates)

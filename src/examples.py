@@ -1,6 +1,6 @@
 """Next-item examples of a split, counted but not listed: which they are is worked out when they are asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class NextItemExamples:
             parts.append(self._rows(users[owner], start[owner], end[owner], number))
         return np.concatenate(parts)
 
-    def _all_blocks(self):
+    def _all_blocks(self) -> Iterator[np.ndarray]:
         return (np.arange(part.start, part.stop) for part in blocks_of(self.num_blocks, BLOCKS))
 
     def _targets(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
