@@ -12,16 +12,18 @@ from index.subject import read_sequences
 from scripts import quickstart
 from src.baselines.config import BaselineConfig
 from src.baselines.core import run_baseline
-from src.common.artifacts import dataset_paths
+from src.common.artifacts import dataset_paths, file_hash
 from src.common.interactions import load_sequences
 from src.dataset import Mixture, ShuffledSampler, TaskDataset
+from src.finetune.core import finetune
 from src.finetune.training import input_files
 from src.seqrec.results import predictions_path, read_predictions
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import KINDS, load_task
 from src.tasks.texts import add_texts
 from tests.data_process.raw_shop import run, write_amazon18
-from tests.toy import INDEX_FILE, NAME, shared_model, toy_builder, toy_catalogue, toy_copy
+from tests.finetune.toy_runs import config_for, log_of
+from tests.toy import INDEX_FILE, NAME, shared_model, toy_builder, toy_catalogue, toy_copy, toy_path
 
 
 def to_table(data_path, shard_rows: int = 0):
@@ -113,6 +115,22 @@ def test_an_epoch_holds_every_sample_once_in_an_order_of_its_own():
         assert sorted(orders[-1]) == list(range(len(sampler)))
     assert orders[0] == orders[2] != orders[1]
     assert list(ShuffledSampler(mixture, 6)) != orders[0]
+
+
+def test_fine_tuning_from_it_takes_the_same_steps(tmp_path):
+    data = to_table(toy_copy(tmp_path), shard_rows=50).data_path
+    curves = []
+    for number, data_path in enumerate((toy_path(), data)):
+        config = config_for(
+            tmp_path / str(number), data_path=data_path, tasks=("seqrec", "item2index"), train_data_sample_num=(14, 6),
+            use_lora=True, lora_r=4, per_device_batch_size=4, max_steps=6, save_and_eval_steps=6, ratio_dataset=0.8,
+        )  # fmt: skip
+        lines = log_of(finetune(config))
+        curves.append([line[kind] for line in lines for kind in ("loss", "eval_loss") if kind in line])
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 7
+    inputs = json.loads((tmp_path / "1" / "run.json").read_text())["inputs"]
+    assert inputs["interactions 00050.parquet"]["sha256"] == file_hash(data / NAME / "Toy.inter.parquet/00050.parquet")
 
 
 @pytest.mark.parametrize("baseline", ["popularity", "itemknn"])
