@@ -133,7 +133,7 @@ def check_splits(config: FinetuneConfig, tasks: list[Task], catalogues: list[Cat
 
     def size(task: Task, catalogue: Catalogue, split: Split) -> int:
         next_item = task.kind == "next_item"
-        return len(catalogue.next_item_targets(split)[0] if next_item else task.example_ids(catalogue, split, holdout))
+        return catalogue.num_targets(split) if next_item else len(task.example_ids(catalogue, split, holdout))
 
     for task, catalogue in product(tasks, catalogues):
         if not size(task, catalogue, "train"):

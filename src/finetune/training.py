@@ -11,6 +11,7 @@ import torch
 from src.collate import TrainingCollator
 from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
+from src.common.interactions import interaction_inputs
 from src.common.log import duration, logger
 from src.common.machines import check_same, check_shared
 from src.common.record import run_record
@@ -139,7 +140,7 @@ def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for catalogue in catalogues:
         lead, file = f"{catalogue.name} " if len(catalogues) > 1 else "", catalogue.paths.file
-        files |= {f"{lead}interactions": file("inter.json"), f"{lead}items": file("item.json")}
+        files |= {**interaction_inputs(catalogue.paths, lead), f"{lead}items": file("item.json")}
         files[f"{lead}index"] = catalogue.index.file
         if catalogue.enriched:
             files[f"{lead}enriched items"] = file("item_enriched_v2.json")
