@@ -124,7 +124,7 @@ def where_it_died(log: Path) -> str:
 
 
 def end_all(first: int, token: str) -> None:
-    """Kills every process of an attempt, until none is left: known by its number or by what it was told, not by name."""
+    """Kills every process of an attempt, until none is left; known by its number or by what it was told."""
     while found := [*([first] if first else []), *processes_of(token)]:
         first = 0
         for process_id in found:

@@ -1,7 +1,7 @@
 """A process that has torch and transformers in memory and starts stages as copies of itself, which saves their import.
 
-`attempts` starts it and speaks to it in lines of JSON: {"words", "folder", "output", "environment"} -> {"pid"}, and later
-{"status"} once that process has ended. A stage then runs as it would after `python -m`, and is killed as it would be.
+`attempts` starts it and speaks to it in lines of JSON: {"words", "folder", "output", "environment"} -> {"pid"}, and
+{"status"} once that copy has ended. A stage then runs as it would after `python -m`, and is killed as it would be.
 """
 
 import importlib
