@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from safetensors.torch import load_file
 
-# What tells of the clock, of the checkout and of attempts, and the class of the Trainer's own pickle.
-OF_THE_CLOCK = {"seconds", "started", "commit", "model_files", "file", "attempts"}
+# What tells of the clock, of the checkout, and of which start it was.
+OF_THE_CLOCK = {"seconds", "started", "commit", "model_files", "file", "attempts", "resume", "command"}
 OF_THE_CLOCK |= {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 NOT_COMPARED = {".log", ".lock"}
 UNREAD = {"training_args.bin"}  # a pickle of flags that run.json holds, too
@@ -67,6 +68,7 @@ def reader_of(path: Path) -> Callable[[Path], Any]:
         ".parquet": lambda path: pl.read_parquet(path).to_dict(as_series=False),
         ".csv": lambda path: pl.read_csv(path).drop("seconds", strict=False).to_dict(as_series=False),
         ".html": lambda path: STAMP.sub("RUN", path.read_text(encoding="utf-8")),
+        ".safetensors": load_file,
         **dict.fromkeys((".pth", ".pt", ".bin"), read_tensors),
     }
     return readers.get(path.suffix, Path.read_bytes)
@@ -99,7 +101,10 @@ def read_tensors(path: Path) -> Any:
 def plain(value: Any) -> Any:
     """`value` without what tells of the clock, and with one name for the folder of a run."""
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items() if key not in OF_THE_CLOCK}
+        kept = {key: plain(entry) for key, entry in value.items() if key not in OF_THE_CLOCK}
+        if str(kept.get("path", "")).endswith(".pth"):
+            kept.pop("sha256", None)  # it holds `resume`, too; what else it holds is compared itself
+        return kept
     if isinstance(value, (list, tuple)):
         return [plain(entry) for entry in value if not (isinstance(entry, dict) and "train_runtime" in entry)]
     return STAMP.sub("RUN", value) if isinstance(value, str) else value
