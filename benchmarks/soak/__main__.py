@@ -89,10 +89,15 @@ def share_out(kills: int, stages: Sequence[Stage], rng: random.Random) -> list[i
     return counts
 
 
-def is_over(stage: Stage, folder: Path) -> bool:
-    """Whether a start now would do finished work again."""
-    whole = stage.results and all((folder / name).is_file() for name in stage.results)
-    return bool(whole) and not any((folder / "results").rglob("*.parts"))
+def is_over(stage: Stage, folder: Path, killed: str) -> bool:
+    """Whether a start now does finished work again: its results are there, and the parts they are of gone, or going.
+
+    Args:
+        killed: where the start before was, in words.
+    """
+    if not stage.results or not all((folder / name).is_file() for name in stage.results):
+        return False
+    return "os.remove" in killed or "os.rmdir" in killed or not any((folder / "results").rglob("*.parts"))
 
 
 def soak(
@@ -123,7 +128,7 @@ def soak(
     for _ in range(kills):
         kill = draw_kill(rng, whole)
         for _ in range(MOST_TRIES):
-            over = is_over(stage, killed)
+            over = is_over(stage, killed, "".join(places[-1:]))
             found = start(killed, kill)
             units += found.units
             allowed += whole.units if over else 0
@@ -140,7 +145,7 @@ def soak(
         allowed += stage.lost
         places.append(found.killed)
         say(stage, found.killed)
-    over = is_over(stage, killed)
+    over = is_over(stage, killed, "".join(places[-1:]))
     last = start(killed, None)
     units += last.units
     allowed += whole.units if over else 0
