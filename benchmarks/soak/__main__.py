@@ -154,7 +154,7 @@ def soak(
         faults.append(f"the last start, after {places[-1:]}, ended with status {last.status}:\n{last.said}")
     else:
         faults += [fault for fault in differences(straight, killed) if fault not in known]
-        if stage.unit and not 0 <= repeated <= allowed:
+        if stage.unit and repeated > allowed:
             faults.append(f"{units} units of work were done for {whole.units}: at most {allowed} more may be")
     seconds = time.monotonic() - began
     return Outcome(stage.name, places, faults, whole.units, repeated, allowed, seconds, bool(last.status))

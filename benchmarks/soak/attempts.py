@@ -102,7 +102,8 @@ def attempt(
         elif kill.at_write and (place := where_it_died(log)):
             killed = place
         elif seconds > PATIENCE:
-            killed = f"it hung for {PATIENCE} s"
+            end_all(process.pid, token)
+            raise TimeoutError(f"{stage.name} did not end within {PATIENCE} s; what it said: {output}")
         time.sleep(0.01)
     if killed:
         end_all(process.pid, token)  # the process itself, and ranks that torchrun has started
