@@ -1,7 +1,6 @@
 """The loop of every encoder: batches of like lengths, on ranks or on Ray, into parts on disk and then into one file."""
 
 import argparse
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,6 +108,8 @@ def run_job(config: JobConfig, inputs: EmbeddingInputs, build: Callable[..., Enc
     settings = {name: value for name, value in plain(config).items() if name not in SETTLES_NOTHING}
     settings["model_files"] = model_files(config.model)
     if is_current(path, settings, parts):
+        if distributed.is_main():
+            parts.remove(settings)  # of a run that was killed after it had written everything
         logger.info(f"{path} is there already, of the same model, settings, texts and pictures")
         return path
     if distributed.is_main():
@@ -287,7 +288,7 @@ def join(parts: Parts, item_ids: Sequence[int], path: Path, settings: dict[str, 
     write_json(record_path(path), _record(path, settings, parts), indent=2)
     logger.info(f"{path}: {len(item_ids)} items, {table.shape[1]} dimensions")
     del table
-    shutil.rmtree(parts.folder)
+    parts.remove(settings)
 
 
 def add_job_flags(parser: argparse.ArgumentParser, model_help: str, batch_size: int = JobConfig.batch_size) -> None:

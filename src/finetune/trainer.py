@@ -80,6 +80,17 @@ class AnswerTrainer(Trainer):
     def _loads_whole_model(self) -> bool:
         return isinstance(self.model, PreTrainedModel) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        """An epoch; none where all steps are done already.
+
+        A run that was killed after its last step goes on from a checkpoint of that step. The Trainer would look at the
+        number of steps only after one more, and every such start would train a step further.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **options)
+
     def token_losses(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """(P,) cross-entropy of every answer token of a batch."""
         inputs = dict(inputs)

@@ -116,6 +116,8 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         write_json(folder / TOKEN_META, meta)
         write_json(folder / "run.json", record, indent=2)
 
+    if checkpoint and is_main() and checkpoint.parent == config.output_dir and not (checkpoint / "run.json").is_file():
+        complete(checkpoint)  # the run was killed after it had written the weights, and before what belongs to them
     trainer = train(config, arguments, loaded, train_parts, valid_parts, collator, checkpoint, complete)
     save(config, trainer)
     if is_main():
