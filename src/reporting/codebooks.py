@@ -54,9 +54,9 @@ def usage(levels: list[Level]) -> str:
     return page.grid(cells)
 
 
-def codebook_section(indexes: Mapping[str, SidIndex], anchor: str = "") -> str:
+def codebook_section(indexes: Mapping[str, SidIndex], subject: str = "", anchor: str = "") -> str:
     """One index as figures and charts; several as a table, a row a level, with the charts of each folded below."""
-    title = "Semantic IDs"
+    title = f"Semantic IDs{subject}"
     if not indexes:
         missing = page.note("No SID index, or several: name one with --index_file.")
         return page.section(title, LEAD, missing, anchor=anchor)

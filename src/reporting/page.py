@@ -58,10 +58,10 @@ def details(title: str, *parts: str) -> str:
     return f"<details><summary>{text(title)}</summary>{''.join(parts)}</details>"
 
 
-def legend(names: Sequence[str], lines: bool = False) -> str:
-    """Names beside their colour, or beside their colour and dashes."""
+def legend(names: Mapping[int, str], lines: bool = False) -> str:
+    """Names beside the colour of their place, or beside colour and dashes."""
     marks = []
-    for place, name in enumerate(names):
+    for place, name in names.items():
         colour = f"var(--c{place % 6})"
         mark = f'<i style="background:{colour}"></i>'
         if lines:

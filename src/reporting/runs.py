@@ -1,6 +1,7 @@
 """What `python -m src.report RUN...` is given, found and read: results, training runs, and the indexes of these."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from src.common.sid import SidIndex
 from src.reporting.results import LARGEST, Result, flat, looks_like_results, read_result, result_of
 
 FINETUNING, RQVAE = ("trainer_log.jsonl", "run.json"), ("metrics.jsonl", "config.json")
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d")  # a run folder that is named so says nothing without the one above it
 Named = TypeVar("Named")
 
 
@@ -49,25 +51,18 @@ def read_lines(path: Path | None) -> list[dict[str, Any]]:
     return rows
 
 
-def read_settings(path: Path | None) -> dict[str, Any] | None:
-    """The resolved settings in a config.json or run.json; None where there is no such file."""
-    if path is None or not path.is_file():
-        return None
-    record = read_json(path)
-    return {**record["config"], "commit": record.get("commit", "unknown")} if "config" in record else record
-
-
 def read_log(folder: Path, names: tuple[str, str]) -> Log:
     rows, record = read_lines(folder / names[0]), {}
     if (folder / names[1]).is_file():
         record = read_json(folder / names[1])
         if not isinstance(record, dict):
             raise ValueError(f"{folder / names[1]} must be a table of settings: it is of no training run")
-    said = {name: record.get(name, {}) for name in ("config", "commit", "inputs")}
-    settings = flat({**said.pop("config"), **said})
-    for name in [name for name in settings if name.endswith(".sha256")]:
-        settings[name] = settings[name][:12]
-    return Log(folder, rows, {"commit": settings.pop("commit", None), **settings})
+    said = {name: record[name] for name in ("commit", "inputs") if name in record}
+    settings = flat({**record.get("config", record), **said})
+    for name in settings:
+        if name.endswith(".sha256"):
+            settings[name] = str(settings[name])[:12]
+    return Log(folder, rows, settings)
 
 
 def kind_of_folder(folder: Path) -> tuple[str, str] | None:
@@ -238,7 +233,7 @@ def named(found: Mapping[Path, Named], given: Mapping[Path, str]) -> dict[str, N
     names: dict[str, Path] = {}
     for path, parts in whole.items():
         others = [other for there, other in whole.items() if there != path]
-        counts = range(1, len(parts) + 1)
+        counts = range(2 if TIMESTAMP.match(parts[-1]) else 1, len(parts) + 1)
         count = next((n for n in counts if not any(other[-n:] == parts[-n:] for other in others)), len(parts))
         name = given.get(path, "/".join(parts[-count:]))
         if name in names:

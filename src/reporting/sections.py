@@ -38,7 +38,7 @@ def results_section(rows: Rows) -> str:
             cells.append(f'<td class="value">{shown}{spread}{bar}</td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     heads = "".join(f"<th>{page.text(name)}</th>" for name in ["model", *metrics])
-    body = f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+    body = page.scroll("Results", f"<table><tr>{heads}</tr>{''.join(lines)}</table>")
     return page.section("Results", lead, body)
 
 
@@ -50,4 +50,4 @@ def pipeline_section(seconds: Mapping[str, float]) -> str:
         return page.section("Pipeline", lead, page.note("The summary has no stage times."))
     lead += f" {page.duration(sum(times.values()))} in all."
     names = [f"{stage}: {page.duration(value)}" for stage, value in times.items()]
-    return page.section("Pipeline", lead, charts.time_bar(times), page.legend(names))
+    return page.section("Pipeline", lead, charts.time_bar(times), page.legend(dict(enumerate(names))))

@@ -9,16 +9,15 @@ from pathlib import Path
 from src.common.artifacts import check_writable, file_hash, write_text
 from src.common.record import commit
 from src.reporting import page
-from src.reporting.codebooks import codebook_section
 from src.reporting.compared import differences_section, metrics_section, slices_section
 from src.reporting.groups import Against, Group, make_groups
 from src.reporting.people import people_of_runs
 from src.reporting.results import KIND, Result
 from src.reporting.runs import Runs, find_runs
 from src.reporting.style import SORT
+from src.reporting.subjects import Part, training_parts
 from src.reporting.texts import texts_of_runs
 from src.reporting.tiles import Budget
-from src.reporting.training import rqvae_section, sft_section
 from src.seqrec.results import read_predictions as read_ranked
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.text_generation.results import read_predictions as read_texts
@@ -50,11 +49,11 @@ def write_comparison(config: SeveralConfig) -> Path:
     if len(runs.results) > MOST_RUNS:
         raise ValueError(f"{len(runs.results)} results: a page shows at most {MOST_RUNS}. Name fewer")
     groups = make_groups(runs.results, config.against)
-    budget = Budget()
+    budget, training = Budget(), training_parts(runs)
     body = [
-        heading(runs, groups),
+        heading(runs, groups, training),
         *(group_body(group, place, config, budget) for place, group in enumerate(groups)),
-        *training_body(runs),
+        *(part.body for part in training),
         footer(budget),
     ]
     write_text(config.output, page.whole_page(title_of(runs, groups), "".join(body), script=SORT, wide=True))
@@ -67,7 +66,7 @@ def title_of(runs: Runs, groups: Sequence[Group]) -> str:
     return f"Runs on {names}" if names else "Training runs"
 
 
-def heading(runs: Runs, groups: Sequence[Group]) -> str:
+def heading(runs: Runs, groups: Sequence[Group], training: Sequence[Part]) -> str:
     """What is on the page, links to it, and what is missing."""
     made = datetime.now().strftime("%Y-%m-%d %H:%M")
     counts = {
@@ -81,13 +80,7 @@ def heading(runs: Runs, groups: Sequence[Group]) -> str:
     for place, group in enumerate(groups):
         parts = ", ".join(f'<a href="#{part}-{place}">{name}</a>' for part, name in PLACES.items())
         links.append(f"<li>{page.text(group.title)}, {page.text(group.first.protocol_name)}: {parts}</li>")
-    for there, anchor, name in (
-        (runs.finetunings, "finetuning", "Training: fine-tuning"),
-        (runs.rqvaes, "rqvae", "Training: semantic IDs"),
-        (runs.indexes, "codebooks", "Codebooks"),
-    ):
-        if there:
-            links.append(f'<li><a href="#{anchor}">{name}</a></li>')
+    links += [f'<li><a href="#{part.anchor}">{page.text(part.title)}</a></li>' for part in training]
     title, lead = page.text(title_of(runs, groups)), f"Comparison of runs, {made}, commit {page.text(commit())}"
     nav = f'<nav aria-label="Contents">Contents<ul>{"".join(links)}</ul></nav>'
     notes = "".join(map(page.note, dict.fromkeys(runs.notes)))
@@ -99,17 +92,6 @@ def footer(budget: Budget) -> str:
     if budget.omitted:
         bound += f" {budget.omitted:,} more found no room: their titles stand for them."
     return f"<footer>Written by python -m src.report. This file holds everything it shows. {bound}</footer>"
-
-
-def training_body(runs: Runs) -> list[str]:
-    parts = []
-    if runs.finetunings:
-        parts.append(sft_section(runs.finetunings, "finetuning"))
-    if runs.rqvaes:
-        parts.append(rqvae_section(runs.rqvaes, "rqvae"))
-    if runs.indexes:
-        parts.append(codebook_section(runs.indexes, "codebooks"))
-    return parts
 
 
 # ---- a group ---------------------------------------------------------------------------------------------------------

@@ -166,6 +166,7 @@ h3 { margin-top: 20px; } .grid h3 { margin-top: 0; } h4 { font-size: 13px; margi
 .runs .group > small { overflow-wrap: anywhere; } .runs .group > small b { color: var(--ink); }
 @media (max-width: 600px) { .five figure img, .five figure .words { width: 100%; } .five figcaption span {
   display: none; }
+  .wide .strip figure { width: calc(20% - 4px); }
   .dots { grid-template-columns: minmax(60px, 36%) 1fr 54px; font-size: 12px; }
   tbody th { min-width: 96px; max-width: 120px; } }
 @media print { body { background: #fff; font-size: 11px; } main { max-width: none; padding: 0; }

@@ -57,27 +57,29 @@ def drawn(titles: Mapping[str, Sequence[str]], runs: Mapping[str, Rows], x: str)
         by_line: dict[str, dict[str, Points]] = {}
         for name, rows in runs.items():
             for line, points in curve(rows, key, x).items():
-                by_line.setdefault(line, {})[name] = points
+                by_line.setdefault(line, dict.fromkeys(runs, ()))[name] = points
         for line, lines in by_line.items():
             title = f"{label_of(key)}, {line}" if line.startswith("level ") else line
             cells.append(charts.line_chart(title, lines, x, may_be_log="loss" in key or key == "eval_reconstruction"))
     return [cell for cell in cells if cell]
 
 
-def rqvae_section(runs: Mapping[str, Log], anchor: str = "") -> str:
+def rqvae_section(runs: Mapping[str, Log], subject: str = "", anchor: str = "") -> str:
     lead = "The RQ-VAE turns embeddings into codes; a level whose perplexity collapses carries nothing."
+    if len(runs) > 1:
+        lead += " Losses over other embeddings are on other scales."
     cells = drawn(RQVAE_CHARTS, {name: log.rows for name, log in runs.items()}, "epoch") if runs else []
-    return _section("Training: semantic IDs", lead, runs, cells, "metrics.jsonl of an RQ-VAE run", anchor)
+    return _section(f"Training: semantic IDs{subject}", lead, runs, cells, "metrics.jsonl of an RQ-VAE run", anchor)
 
 
-def sft_section(runs: Mapping[str, Log], anchor: str = "") -> str:
-    lead = "The language model learns to write the semantic ID of the next item."
+def sft_section(runs: Mapping[str, Log], subject: str = "", anchor: str = "") -> str:
+    lead = "The language model learns to write the semantic ID of the next item, or what else its tasks ask for."
     keys = sorted({key for log in runs.values() for row in log.rows for key in row if key.startswith("eval_loss")})
     if len(keys) == 2:  # the mean over tasks, and the only task
         keys = keys[1:]
     titles = {"loss": ("loss", *keys), "learning rate": ("learning_rate",)}
     cells = drawn(titles, {name: log.rows for name, log in runs.items()}, "step") if runs else []
-    return _section("Training: fine-tuning", lead, runs, cells, "trainer_log.jsonl of a run", anchor)
+    return _section(f"Training: fine-tuning{subject}", lead, runs, cells, "trainer_log.jsonl of a run", anchor)
 
 
 def _section(title: str, lead: str, runs: Mapping[str, Log], cells: list[str], file: str, anchor: str) -> str:
