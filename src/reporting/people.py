@@ -93,7 +93,7 @@ def people(catalogue: Catalogue, predictions: Predictions, seed: int) -> str:
     if strangers := unknown(catalogue, predictions):
         return strangers
     ranks = ranks_of(predictions.ranked, predictions.targets)
-    tiles, rows = Tiles(catalogue, Budget()), choose_samples(ranks, seed)
+    tiles, rows = Tiles(catalogue), choose_samples(ranks, seed)
     shown_hits = int((ranks[rows] < NUM_SHOWN).sum())
     parts = [
         f"<p><small>Drawn at random: {shown_hits} users whose next item is among the first {NUM_SHOWN}"

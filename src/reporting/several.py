@@ -24,6 +24,7 @@ from src.text_generation.results import read_predictions as read_texts
 
 MOST_RUNS = 60  # more cannot be told apart
 MOST_CASES = 8  # runs whose lists are shown of each user
+MOST_PICTURES = 6 << 20  # bytes; with all else a page stays small enough to be sent by mail
 PLACES = {"metrics": "metrics", "slices": "slices", "differs": "what differs", "cases": "cases"}
 
 
@@ -49,7 +50,7 @@ def write_comparison(config: SeveralConfig) -> Path:
     if len(runs.results) > MOST_RUNS:
         raise ValueError(f"{len(runs.results)} results: a page shows at most {MOST_RUNS}. Name fewer")
     groups = make_groups(runs.results, config.against)
-    budget, training = Budget(), training_parts(runs)
+    budget, training = Budget(MOST_PICTURES), training_parts(runs)
     body = [
         heading(runs, groups, training),
         *(group_body(group, place, config, budget) for place, group in enumerate(groups)),
@@ -88,7 +89,7 @@ def heading(runs: Runs, groups: Sequence[Group], training: Sequence[Part]) -> st
 
 
 def footer(budget: Budget) -> str:
-    bound = f"Pictures take at most {Budget.left >> 20} MB."
+    bound = f"Pictures take at most {MOST_PICTURES >> 20} MB."
     if budget.omitted:
         bound += f" {budget.omitted:,} more found no room: their titles stand for them."
     return f"<footer>Written by python -m src.report. This file holds everything it shows. {bound}</footer>"

@@ -19,7 +19,7 @@ LONGEST_TITLE = 160
 class Budget:
     """Bytes that the pictures of a page may still take, and how many times there was no room for one."""
 
-    left: int = 6 << 20  # a page that can be sent by mail
+    left: int
     omitted: int = 0
 
     def take(self, picture: str) -> bool:

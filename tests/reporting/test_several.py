@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.common.artifacts import write_json
 from src.report import main
 from src.reporting import runs as finding
+from src.reporting import several
 from src.reporting.people import choose_disputed
 from src.reporting.runs import find_runs
 from src.reporting.settings import sort_settings
 from src.reporting.several import MOST_CASES, SeveralConfig, write_comparison
 from src.reporting.style import SORT, STYLE
-from src.reporting.tiles import Budget
 from src.seqrec.compare import compare
+from src.text_generation.results import Answered, intervals, score
+from src.text_generation.results import write_predictions as write_text_predictions
 from tests.reporting.pages import CHROMIUM, EVIL, Runs, checked, dump_dom, rows_of
 from tests.toy import NAME
 
@@ -134,17 +137,60 @@ def test_disputed_rows():
 
 
 def test_pictures_are_bounded_and_the_bound_is_stated(made, monkeypatch):
+    monkeypatch.setattr(several, "MOST_PICTURES", 1 << 20)
     rng = np.random.default_rng(0)
     for file in (made.data / NAME / "images").glob("*.jpg"):
         Image.fromarray(rng.integers(0, 256, (164, 124, 3), dtype=np.uint8)).save(file)
-    words = [made.ranked(f"run{number}", number / 12) for number in range(MOST_CASES + 2)]
-    page = page_of(made, *words)
+    page = page_of(made, made.ranked("one", 0.5), made.ranked("two", 0.25))
     pictures = sum(map(len, re.findall(r"data:image/jpeg;base64,[^\"]+", page)))
-    assert 0.9 * Budget.left < pictures <= Budget.left
-    assert len(page) < Budget.left + (1 << 20)
-    assert "Pictures take at most 6 MB." in page
+    assert 0.9 * (1 << 20) < pictures <= 1 << 20
+    assert len(page) - pictures < 1 << 19
+    assert "Pictures take at most 1 MB." in page
     assert re.search(r"\d more found no room: their titles stand for them", page)
+
+
+def test_cases_of_many_runs_are_those_of_the_best(made):
+    page = page_of(made, *(made.ranked(f"run{number}", number / 12) for number in range(MOST_CASES + 2)))
     assert f"Of {MOST_CASES + 2} runs with predictions the best {MOST_CASES} are shown" in page
+    card = page.split('<div class="person">')[1]
+    assert "<b>run9</b>" in card
+    assert "<b>run1</b>" not in card
+    assert len(rows_of(page, "Metrics")) == MOST_CASES + 3
+
+
+def written(made, name, tags):
+    """Results of generated texts: the titles are right, and half of the tags where `tags` is not."""
+    keys = [str(item) for item in range(9)]
+    right = [{"enhanced_title": f"title {key} {EVIL}", "tags": f"red; tag {key}"} for key in keys]
+    mine = [{**fields, "tags": fields["tags"] if tags else "red; blue"} for fields in right]
+    answered = Answered(keys, np.arange(9), [str(fields) for fields in mine], mine, right)
+    scores = score(answered, "en")
+    path = made.folder / "texts" / f"{name}.json"
+    write_text_predictions(path.with_suffix(".predictions.parquet"), [(answered, scores)])
+    about = {"model_name": name, "test_task": "text_enrich", "dataset": NAME, "split": "test", "prompt_lang": "en"}
+    about |= {"num_samples": 9, "confidence_intervals": intervals([scores], keys), "shuffle_images": not tags}
+    write_json(path, {"mean_results": scores.means(), **about})
+    return path
+
+
+def test_generated_texts_side_by_side(made):
+    page = page_of(made, written(made, "sees", True), written(made, "guesses", False), made.ranked("one", 0.5))
+    texts, ranked = page.split('<h2 class="group-name">')[1:]
+    head, first, second = rows_of(texts, "Metrics")
+    assert head == ["run", "samples", "bleu", "chrf", "rougeL", "token_f1", "parsed"]
+    assert first[0] == "sees"
+    assert first[4].split()[0] == "1.0000"
+    assert "p 0.00" in second[4]
+    assert "p " not in second[2]  # BLEU has no value of a single sample
+    assert "By field" in texts
+    cards = texts.split('<div class="person">')[1:]
+    assert len(cards) == 8
+    for card in cards:
+        assert card.index("reference") < card.index("sees") < card.index("guesses")
+        assert "red; blue" in card
+        assert "<img" in card or 'class="words"' in card
+    assert "<script>alert" not in page
+    assert [row[0] for row in rows_of(ranked, "Metrics")] == ["run", "one"]
 
 
 def test_no_dataset_no_cases(made):
