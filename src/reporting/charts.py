@@ -76,14 +76,14 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, may_be_lo
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:.6g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{text(x_label)}</text>')
-    for name, points in drawn.items():
+    for name, curve in drawn.items():
         row = list(series).index(name)  # a line keeps its colour in charts that lack another
-        places = [place(x, y) for x, y in points]
+        places = [place(x, y) for x, y in curve]
         colour = f"var(--c{row % 6})"
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         drawing = f'fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round" {dashes(row)}'
         parts.append(f'<path d="M{path}" {drawing}/>')
-        if len(set(points)) <= 12:
+        if len(set(curve)) <= 12:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{colour}"/>' for x, y in places]
     body = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">{"".join(parts)}</svg>'
     names = legend({list(series).index(name): name for name in drawn}, lines=True) if len(series) > 1 else ""

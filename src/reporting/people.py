@@ -65,11 +65,8 @@ def position_of(catalogue: Catalogue, predictions: Predictions, row: int) -> tup
 
 
 def asked_of(catalogue: Catalogue, predictions: Predictions, row: int, tiles: Tiles) -> dict[str, str]:
-    """Strips of what was known and of what was to be found; an item asked for by its texts has no history."""
-    target = int(predictions.targets[row])
-    right = tiles.tile(target, "target")
-    if predictions.users[row] not in catalogue.users:
-        return {"asked for": right}
+    """Strips of what a user had, and of what came next."""
+    right = tiles.tile(int(predictions.targets[row]), "target")
     user, position = position_of(catalogue, predictions, row)
     history = catalogue.history(user, position, NUM_HISTORY).tolist()
     return {f"history (last {len(history)} of {position})": "".join(map(tiles.tile, history)), "came next": right}
@@ -110,22 +107,28 @@ def people(catalogue: Catalogue, predictions: Predictions, seed: int) -> str:
     return "".join(parts)
 
 
-def unknown(catalogue: Catalogue, predictions: Predictions) -> str:
+def unknown(catalogue: Catalogue, predictions: Predictions, next_item: bool = True) -> str:
     """A note where the predictions are not of this dataset; empty where they are."""
-    strangers = sorted(set(predictions.users) - set(catalogue.users))
-    if strangers and predictions.history_lengths is None and set(strangers) <= set(map(str, catalogue.item_ids)):
-        return ""  # items, asked for by their own texts
+    strangers = sorted(set(predictions.users) - set(catalogue.users)) if next_item else []
     if strangers:
         return note(f"The predictions name user {strangers[0]}, whom this dataset lacks: they are of another.")
+    named = np.unique(np.append(predictions.ranked, predictions.targets))
+    strange = named[(named >= 0) & ~np.isin(named, catalogue.item_ids)]
+    if len(strange):
+        return note(f"The predictions name item {strange[0]}, which this dataset lacks: they are of another.")
     return ""
 
 
 def people_of_runs(
-    catalogue: Catalogue, runs: Mapping[str, Predictions], seed: int, budget: Budget, who: str = "user"
+    catalogue: Catalogue, runs: Mapping[str, Predictions], seed: int, budget: Budget, next_item: bool = True
 ) -> str:
-    """The same users under several runs: those on which the runs differ most, and others at random."""
+    """The same samples under several runs: those on which the runs differ most, and others at random.
+
+    Args:
+        next_item: what came next after a history was asked for; else an item by other words, and no history is shown.
+    """
     for predictions in runs.values():
-        if strangers := unknown(catalogue, predictions):
+        if strangers := unknown(catalogue, predictions, next_item):
             return strangers
     rows, tiles = shared_rows(runs), Tiles(catalogue, budget)
     num_shared = len(next(iter(rows.values())))
@@ -147,9 +150,12 @@ def people_of_runs(
                 told = f"<b>{text(name)}</b>: {verdict_of(part, int(ranks[name][sample]))}"
                 shown = recommended(part, int(rows[name][sample]), tiles)
                 groups.append(f'<div class="group five"><small>{told}</small><div class="tiles">{shown}</div></div>')
-            asked = strip(asked_of(catalogue, first, place, tiles))
+            asked = {"asked for": tiles.tile(int(first.targets[place]), "target")}
+            if next_item:
+                asked = asked_of(catalogue, first, place, tiles)
             lists = f'<div class="runs">{"".join(groups)}</div>'
-            cards.append(person(f"{who} {first.users[place]}", verdict, hits > 0, asked, lists))
+            name = f"{'user' if next_item else 'sample'} {first.users[place]}"
+            cards.append(person(name, verdict, hits > 0, strip(asked), lists))
         if cards:
             parts.append(f"<h3>{title} ({len(cards)} of {num_shared:,})</h3>{''.join(cards)}")
     return "".join(parts)

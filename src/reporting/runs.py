@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src.common.artifacts import load_sid_index, read_json
+from src.common.artifacts import read_json
+from src.common.index_files import load_sid_index
 from src.common.sid import SidIndex
 from src.reporting.results import LARGEST, Result, flat, looks_like_results, read_result, result_of
 
@@ -66,12 +67,8 @@ def read_log(folder: Path, names: tuple[str, str]) -> Log:
 
 
 def kind_of_folder(folder: Path) -> tuple[str, str] | None:
-    """The two files of a training run; an RQ-VAE's `config.json` alone could be that of any model."""
-    if (folder / RQVAE[0]).is_file():
-        return RQVAE
-    if (folder / FINETUNING[0]).is_file() or (folder / FINETUNING[1]).is_file():
-        return FINETUNING
-    return None
+    """The two files of a training run, told by its log; settings alone could be those of something else."""
+    return next((kind for kind in (RQVAE, FINETUNING) if (folder / kind[0]).is_file()), None)
 
 
 # ---- what was given --------------------------------------------------------------------------------------------------
@@ -85,7 +82,8 @@ def find_runs(words: Sequence[str]) -> Runs:
         FileNotFoundError, ValueError: a word names nothing or something else, a file is broken, or a name is given
             twice.
     """
-    runs, names = Runs(), {}
+    runs = Runs()
+    names: dict[Path, str] = {}
     results: dict[Path, Result] = {}
     logs: dict[Path, tuple[str, str]] = {}
     for word in words:
@@ -97,7 +95,8 @@ def find_runs(words: Sequence[str]) -> Runs:
                 continue
             if name is not None:
                 own = name if len(found) + len(places) == 1 else f"{name}/{stem(place)}"
-                if own in names.values():
+                same_kind = results if place in found else logs
+                if own in (names.get(known) for known in same_kind):
                     raise ValueError(f"two runs are called {own!r}, {place} being the second: give each NAME=RUN once")
                 names[place] = own
             if place in found:
@@ -129,7 +128,7 @@ def expand(path: Path, notes: list[str]) -> tuple[dict[Path, Result], dict[Path,
     """Results and training runs that a path stands for: itself, or what lies in the folder."""
     if not path.is_dir():
         return {path: read_result(path)}, {}
-    if kind := kind_of_folder(path):
+    if kind := kind_of_folder(path) or (FINETUNING if (path / FINETUNING[1]).is_file() else None):
         return {}, {path: kind}
     found, others = _results_among(path.glob("*.json"), notes)
     places = {child: kind for child in sorted(path.iterdir()) if child.is_dir() and (kind := kind_of_folder(child))}
@@ -147,17 +146,17 @@ def expand(path: Path, notes: list[str]) -> tuple[dict[Path, Result], dict[Path,
 
 def _results_among(files: Iterable[Path], notes: list[str]) -> tuple[dict[Path, Result], list[str]]:
     """The results among files, and the names of those that are something else; broken ones are noted."""
-    found, others = {}, []
+    found: dict[Path, Result] = {}
+    others = []
     for file in sorted(files):
         try:
             table = read_json(file) if file.stat().st_size <= LARGEST else None
+            if looks_like_results(table):
+                found[file] = result_of(table, file)
+            else:
+                others.append(file.name)
         except ValueError as error:
             notes.append(f"{error}. It is left out.")
-            continue
-        if looks_like_results(table):
-            found[file] = result_of(table, file)
-        else:
-            others.append(file.name)
     return found, others
 
 
@@ -165,18 +164,29 @@ def _results_among(files: Iterable[Path], notes: list[str]) -> tuple[dict[Path, 
 def _add_what_belongs(runs: Runs, logs: dict[Path, tuple[str, str]], names: Mapping[Path, str]) -> None:
     """The fine-tuning and the index that results name, the index of a training run, the RQ-VAE of an index."""
     indexes: dict[Path, SidIndex] = {}
+    read = {folder: read_log(folder, kind) for folder, kind in logs.items()}  # what was named itself must be whole
     known = {folder.resolve() for folder in logs}
 
     def add_log(folder: Path) -> bool:
-        kind = kind_of_folder(folder) if folder.is_dir() else None
+        if folder.name.startswith("checkpoint-") and not kind_of_folder(folder):
+            folder = folder.parent  # whose log it is
+        kind = kind_of_folder(folder)
         if kind and folder.resolve() not in known:
             known.add(folder.resolve())
-            logs[folder] = kind
+            try:
+                read[folder] = read_log(folder, kind)
+                logs[folder] = kind
+            except ValueError as error:
+                runs.notes.append(f"{error}. It is left out.")
         return kind is not None
 
     def add_index(path: Path) -> bool:
-        if path.is_file() and path.resolve() not in {there.resolve() for there in indexes}:
-            indexes[path] = load_sid_index(path)
+        if path.is_file() and path.resolve() not in known:
+            known.add(path.resolve())
+            try:
+                indexes[path] = load_sid_index(path)
+            except ValueError as error:
+                runs.notes.append(f"{error}. It is left out.")
         return path.is_file()
 
     lacking: dict[str, list[str]] = {}
@@ -192,10 +202,8 @@ def _add_what_belongs(runs: Runs, logs: dict[Path, tuple[str, str]], names: Mapp
         for path in _indexes_of(folder, kind):
             add_index(path)
     for index in list(indexes.values()):
-        place = (index.meta.get("checkpoint") or {}).get("path")
-        if isinstance(place, str):
-            add_log(Path(place).parent)
-    read = {folder: read_log(folder, kind) for folder, kind in logs.items()}
+        if place := checkpoint_of(index.meta):
+            add_log(place.parent)
     runs.finetunings = named({folder: log for folder, log in read.items() if logs[folder] == FINETUNING}, names)
     runs.rqvaes = named({folder: log for folder, log in read.items() if logs[folder] == RQVAE}, names)
     runs.indexes = named(indexes, names)
@@ -209,13 +217,20 @@ def _indexes_of(folder: Path, kind: tuple[str, str]) -> list[Path]:
         return [Path(place)] if isinstance(place, str) else []
     found = []
     for meta in sorted(folder.parent.glob("*.index_*.meta.json")):
-        place = (read_json(meta).get("checkpoint") or {}).get("path")
-        if isinstance(place, str) and Path(place).parent.name == folder.name:
-            stem = meta.name.removesuffix(".meta.json")
+        place = checkpoint_of(read_json(meta))
+        if place is not None and place.parent.name == folder.name:
+            name = meta.name.removesuffix(".meta.json")
             found += [
-                path for path in (meta.with_name(f"{stem}.json"), meta.with_name(f"{stem}.npz")) if path.is_file()
+                path for path in (meta.with_name(f"{name}.json"), meta.with_name(f"{name}.npz")) if path.is_file()
             ]
     return found
+
+
+def checkpoint_of(meta: Any) -> Path | None:
+    """The checkpoint that an index was made with, as its sidecar names it."""
+    checkpoint = meta.get("checkpoint") if isinstance(meta, Mapping) else None
+    place = checkpoint.get("path") if isinstance(checkpoint, Mapping) else None
+    return Path(place) if isinstance(place, str) else None
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from src.reporting import page
 from src.reporting.compared import differences_section, metrics_section, slices_section
 from src.reporting.groups import Against, Group, make_groups
 from src.reporting.people import people_of_runs
-from src.reporting.results import KIND, Result
+from src.reporting.results import KIND, OTHER, Result
 from src.reporting.runs import Runs, find_runs
 from src.reporting.style import SORT
 from src.reporting.subjects import Part, training_parts
@@ -144,8 +144,8 @@ def cases_section(group: Group, config: SeveralConfig, budget: Budget, anchor: s
     if found and written:
         body = texts_of_runs(catalogue, found, config.seed, budget)
     elif found and catalogue is not None:
-        who = "item" if group.first.task == KIND["item"] else "user"
-        body = people_of_runs(catalogue, found, config.seed, budget, who)
+        next_item = group.first.task in (KIND["next_item"], OTHER)
+        body = people_of_runs(catalogue, found, config.seed, budget, next_item)
     return page.section(title, lead, *map(page.note, notes), body, anchor=anchor)
 
 
