@@ -1,5 +1,6 @@
 """Results that compare: of one dataset, task and protocol. Paired tests against one of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -44,13 +45,16 @@ class Group:
     def leading(self) -> str | None:
         """The metric that orders the runs; None where no metric is there."""
         shared = [name for name in self.metrics if all(name in result.metrics for result in self.results)]
-        return next((name for name in PREFERRED if name in shared), (shared or self.metrics or [None])[-1])
+        names = [name for name in PREFERRED if name in shared] or (shared or self.metrics)[-1:]
+        return names[0] if names else None
 
     @property
     def ordered(self) -> list[Result]:
         """Best first."""
         name = self.leading
-        return sorted(self.results, key=lambda r: -r.metrics[name].value if name in r.metrics else 0)
+        if name is None:
+            return self.results
+        return sorted(self.results, key=lambda r: -r.metrics[name].value if name in r.metrics else math.inf)
 
 
 def make_groups(results: Sequence[Result], against: Against) -> list[Group]:

@@ -1,7 +1,8 @@
 """Training runs and indexes by what they are of: a section for each dataset, since figures of two do not compare."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from src.common.sid import SidIndex
 from src.reporting.codebooks import codebook_section
@@ -20,7 +21,7 @@ class Part(NamedTuple):
 
 def training_parts(runs: Runs) -> list[Part]:
     """Curves and codebooks, those of one dataset together; fine-tunings for other tasks have losses of another kind."""
-    kinds = (
+    kinds: tuple[tuple[str, str, Mapping[str, Any], Callable[[Any], str], Callable[..., str]], ...] = (
         ("Training: fine-tuning", "finetuning", runs.finetunings, finetuning_subject, sft_section),
         ("Training: semantic IDs", "rqvae", runs.rqvaes, rqvae_subject, rqvae_section),
         ("Semantic IDs", "codebooks", runs.indexes, index_subject, codebook_section),
@@ -48,4 +49,4 @@ def rqvae_subject(log: Log) -> str:
 
 
 def index_subject(index: SidIndex) -> str:
-    return str(index.meta.get("dataset") or index.path.name.partition(".index_")[0])
+    return str(index.meta.get("dataset") or (index.path.name.partition(".index_")[0] if index.path else OTHER))

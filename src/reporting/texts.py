@@ -1,6 +1,7 @@
 """Generated texts of several runs side by side: the same items, each field as every run wrote it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -67,7 +68,7 @@ def card(frames: Mapping[str, pl.DataFrame], row: int, tiles: Tiles | None) -> s
     return person(name, verdict, False, f'<div class="answer">{shown}<div>{body}</div></div>' if shown else body)
 
 
-def pictured(sample: Mapping[str, object], tiles: Tiles | None) -> str:
+def pictured(sample: Mapping[str, Any], tiles: Tiles | None) -> str:
     """The item, or the last items of the user; nothing where the dataset lacks them."""
     if tiles is None:
         return ""
