@@ -95,9 +95,11 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
-def add_dataset_flags(parser: argparse._ActionsContainer, dataset_help: str = "name of the dataset") -> None:
+def add_dataset_flags(
+    parser: argparse._ActionsContainer, dataset_help: str = "name of the dataset", required: bool = True
+) -> None:
     parser.add_argument("--data_path", type=Path, default=Path("data"), help="folder that holds <dataset>/")
-    parser.add_argument("--dataset", required=True, help=dataset_help)
+    parser.add_argument("--dataset", required=required, help=dataset_help)
 
 
 def device_name(text: str) -> str:
