@@ -292,13 +292,11 @@ def instruments() -> list[Row]:
 
 
 def beauty() -> list[Row]:
+    binary = ("--loss", "bce", "--horizon", "1", "--average_epochs", "0")
     return [
         *quick_rows("Beauty"),
         *sasrec_rows("Beauty"),
-        baseline(
-            "Beauty/sasrec-bce-masked", "SASRec, one random negative", "sasrec", MASKED,
-            *("--loss", "bce", "--horizon", "1", "--average_epochs", "0"),
-        ),  # fmt: skip
+        baseline("Beauty/sasrec-bce-masked", "SASRec, one random negative", "sasrec", MASKED, *binary),
         lcrec_row("Beauty"),
         baseline("Beauty/tiger-letter", "TIGER, SIDs of LETTER", "tiger", SID_HITS, index=".index.json"),
         baseline(
