@@ -154,6 +154,9 @@ FLAGS_OF_OTHERS = {
     "--nproc_per_node",
     "--master_port",
     "--ipc",
+    "--num_processes",
+    "--num_machines",
+    "--deepspeed_config_file",
 }  # pip, torchrun, ...
 BEFORE_SCRIPT = re.compile(r"((?:[A-Z][A-Z0-9_]*=(?:\"[^\"]*\"|\S+)\s+)+)bash (?:\./)?([\w./-]+\.sh)")
 OF_OTHERS = re.compile(r"(CUDA|HF|OMP|NCCL|TORCH|WANDB|OPENAI|RAY|GLOO)_")  # variables of what we run on

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.distributed import check_device_name, rank
+from src.common.machines import tell_the_others
 
 ROOT = Path(__file__).resolve().parents[2]
 DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # in the words of Python, polars and others
@@ -26,11 +27,12 @@ def user_errors() -> Iterator[None]:
 
     That is every ValueError and OSError that a `raise` in this repository makes: they name the value at fault and the
     cure; and a disk that is full, whoever notices it. What else a library raises, or a line of ours by accident, is a
-    bug and keeps its traceback.
+    bug and keeps its traceback. Under torchrun the ranks that wait for this one are told.
     """
     try:
         yield
     except Exception as error:
+        tell_the_others(error)
         text = str(error)
         if any(full in text for full in DISK_FULL):
             text = f"{text}: make room, or write elsewhere, and start the same command again"
@@ -99,9 +101,11 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
-def add_dataset_flags(parser: argparse._ActionsContainer, dataset_help: str = "name of the dataset") -> None:
+def add_dataset_flags(
+    parser: argparse._ActionsContainer, dataset_help: str = "name of the dataset", required: bool = True
+) -> None:
     parser.add_argument("--data_path", type=Path, default=Path("data"), help="folder that holds <dataset>/")
-    parser.add_argument("--dataset", required=True, help=dataset_help)
+    parser.add_argument("--dataset", required=required, help=dataset_help)
 
 
 def device_name(text: str) -> str:
