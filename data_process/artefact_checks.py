@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ class Contents:
         if self.splits is not None:
             train, valid = self.splits[user]
             return train, train + valid
-        train, valid = leave_one_out_ends(np.array(len(self.interactions[user])))
-        return int(train), int(valid)
+        ends = leave_one_out_ends(np.array(len(self.interactions[user])))
+        return int(ends[0]), int(ends[1])
 
 
 def check_files(paths: DatasetPaths, findings: Findings, decode_images: bool) -> Contents:
@@ -186,7 +187,7 @@ def _check_id_maps(contents: Contents, findings: Findings) -> None:
         path = contents.paths.file(suffix)
         if not path.is_file():
             continue
-        table = findings.read(path, lambda path=path: dataset_readers.load_id_map(path))
+        table = findings.read(path, partial(dataset_readers.load_id_map, path))
         if table is None or not known:
             continue
         twice = [number for number, count in Counter(table.values()).items() if count > 1]

@@ -147,7 +147,13 @@ def make_batches(inputs: EmbeddingInputs, done: set[int], batch_size: int) -> li
         rows.sort(key=lambda row: -len(inputs.texts[row]))
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            batches.append(Batch(*([column[row] for row in batch] for column in inputs)))
+            batches.append(
+                Batch(
+                    [inputs.item_ids[row] for row in batch],
+                    [inputs.texts[row] for row in batch],
+                    [inputs.images[row] for row in batch],
+                )
+            )
     return batches
 
 
@@ -160,8 +166,10 @@ def _failures_of(config: JobConfig, batches: list[Batch], build: Callable[..., E
 
         return save_outcomes(outcomes(config, batches, build), batches, parts)
     mine = list(distributed.shard(batches))  # whole ones, so that the number of ranks changes no vector
-    encoder = build(device=distributed.resolve_device(config.device)) if mine else None
-    found = save_outcomes((embed(encoder, batch, config.skip_bad_images) for batch in mine), mine, parts)
+    found: dict[int, str] = {}
+    if mine:
+        encoder = build(device=distributed.resolve_device(config.device))
+        found = save_outcomes((embed(encoder, batch, config.skip_bad_images) for batch in mine), mine, parts)
     return {item: reason for part in distributed.gather(found) for item, reason in part.items()}
 
 
@@ -273,7 +281,7 @@ def join(parts: Parts, item_ids: Sequence[int], path: Path, settings: dict[str, 
 
     table, known = parts.join(item_ids)
     if not known.all():
-        missing = [item_ids[row] for row in np.flatnonzero(~known)]
+        missing = [item_ids[row] for row in np.flatnonzero(~known).tolist()]
         logger.warning(f"{len(missing)} items have nothing to embed and get the mean of the others: {missing[:5]}")
     save_embeddings(path, table, item_ids)
     write_json(record_path(path), _record(path, settings, parts), indent=2)

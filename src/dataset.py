@@ -11,8 +11,7 @@ from src.blocks import Block, NextItemBlocks, block_of, join, next_item_blocks
 from src.common.seed import random_numbers
 from src.item_tokens import View
 from src.prompt import PromptBuilder, Sample
-from src.tasks.catalogue import Split
-from src.tasks.task import USER_TEXTS, Task, Template
+from src.tasks.task import USER_TEXTS, Split, Task, Template
 
 
 class TaskDataset(Dataset):

@@ -18,6 +18,7 @@ from src.common.distributed import resolve_device, world_size
 from src.common.seed import seed_everything
 from src.seqrec.results import read_results
 from src.tasks.catalogue import Catalogue
+from src.tasks.task import Split
 
 EVALUATED = 128  # users scored at a time: their scores stay in the processor's cache
 MAX_GRADIENT_NORM = 5.0
@@ -25,6 +26,8 @@ MAX_GRADIENT_NORM = 5.0
 
 class SASRecTraining(Training):
     """SASRec on the users of a dataset."""
+
+    config: SASRecConfig
 
     def __init__(self, catalogue: Catalogue, config: SASRecConfig):
         super().__init__(catalogue, config, settles_nothing=["epochs"])
@@ -91,7 +94,7 @@ class SASRecTraining(Training):
         return self.model.scores(states).cpu().numpy()
 
     @torch.no_grad()
-    def quality(self, split: str) -> float:
+    def quality(self, split: Split) -> float:
         """NDCG@10 on a split, by the rank of each target alone; equal scores count as better."""
         self.model.eval()
         targets = self.catalogue.next_item_targets(split)

@@ -49,7 +49,7 @@ def resolve_index_file(index_file: str | Path, paths: DatasetPaths) -> Path:
     )
 
 
-def load_sid_index(path: str | Path, item_ids: Sequence[int] | None = None) -> SidIndex:
+def load_sid_index(path: str | Path, item_ids: Sequence[int] | np.ndarray | None = None) -> SidIndex:
     """A SID index: `.json` ({item: ["<a_0>", ...]}) or `.npz` (item_ids, codes), with its meta sidecar if there is one.
 
     Args:

@@ -4,6 +4,7 @@ import random
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -90,7 +91,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         "tasks": [task.name for task in tasks],
         "templates_sha256": {task.name: task.templates_sha256 for task in tasks},
         "prompt_settings": vars(settings),
-        "index_file": ",".join(str(catalogue.sid_index.path) for catalogue in catalogues),
+        "index_file": ",".join(str(catalogue.index.file) for catalogue in catalogues),
         "sid_init": way,
         "world_size": ranks,
         "global_batch_size": global_batch,
@@ -100,7 +101,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     if is_main():
         write_json(config.output_dir / "run.json", record, indent=2)
 
-    hashes = {catalogue.name: file_hash(catalogue.sid_index.path) for catalogue in catalogues}
+    hashes = {catalogue.name: file_hash(catalogue.index.file) for catalogue in catalogues}
     meta = token_meta(index, base_vocab, config.add_sid_tokens) | {"indexes": hashes}
 
     def complete(folder: Path) -> None:
@@ -133,11 +134,11 @@ def prompt_settings(config: FinetuneConfig, index: SidIndex) -> PromptSettings:
 
 def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
     """Every file that samples are made of; with several datasets each name begins with the dataset's."""
-    files = {}
+    files: dict[str, Path] = {}
     for catalogue in catalogues:
         lead, file = f"{catalogue.name} " if len(catalogues) > 1 else "", catalogue.paths.file
         files |= {f"{lead}interactions": file("inter.json"), f"{lead}items": file("item.json")}
-        files[f"{lead}index"] = catalogue.sid_index.path
+        files[f"{lead}index"] = catalogue.index.file
         if catalogue.enriched:
             files[f"{lead}enriched items"] = file("item_enriched_v2.json")
         if catalogue.user_texts:
@@ -211,7 +212,7 @@ def make_datasets(
     train_parts, valid_parts = [], []
     numbers = list(zip(tasks, config.train_prompt_sample_num, config.train_data_sample_num, strict=True))
     for task_id, (builder, (task, prompts, cap)) in enumerate(product(builders, numbers)):
-        common = {"task_id": task_id, "seed": config.seed, "holdout": holdout}
+        common: dict[str, Any] = {"task_id": task_id, "seed": config.seed, "holdout": holdout}
         common["learn_prompt"] = not config.only_train_response
         train_parts.append(
             TaskDataset(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,8 @@ from src.common import artifacts, dataset_readers, index_files
 from src.common.artifacts import DatasetPaths
 from src.common.log import logger
 from src.common.sid import SidIndex, join_indexes
+from src.tasks.task import Split
 from src.tasks.texts import UserTexts, hash_buckets
-
-Split = Literal["train", "valid", "test"]
 
 
 class Targets(NamedTuple):
@@ -60,6 +59,17 @@ class Catalogue:
         return self.paths.dataset
 
     @property
+    def index(self) -> SidIndex:
+        """The SIDs, where they are needed.
+
+        Raises:
+            ValueError: the dataset was read without an index.
+        """
+        if self.sid_index is None:
+            raise ValueError(f"{self.name} was read without SIDs: give --index_file")
+        return self.sid_index
+
+    @property
     def num_users(self) -> int:
         return len(self.users)
 
@@ -99,7 +109,7 @@ class Catalogue:
 
     def sid_tokens(self, item_id: int) -> list[str]:
         """SID tokens of an item, coarsest level first."""
-        return self.sid_index.tokens_of(int(self.sid_index.rows_of([item_id])[0]))
+        return self.index.tokens_of(int(self.index.rows_of([item_id])[0]))
 
     @cached_property
     def popularity(self) -> np.ndarray:
@@ -198,9 +208,9 @@ def join_catalogues(catalogues: Sequence[Catalogue]) -> tuple[SidIndex, dict[int
         ValueError: SIDs of unequal levels.
     """
     if len(catalogues) == 1:
-        return catalogues[0].sid_index, catalogues[0].items
-    index, starts = join_indexes([catalogue.sid_index for catalogue in catalogues])
-    items = {}
+        return catalogues[0].index, catalogues[0].items
+    index, starts = join_indexes([catalogue.index for catalogue in catalogues])
+    items: dict[int, dict[str, Any]] = {}
     for catalogue, start in zip(catalogues, starts, strict=True):
         items |= {start + item: fields for item, fields in catalogue.items.items()}
     return index, items

@@ -13,7 +13,8 @@ from src.common.log import logger
 from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, USER_TEXTS, Task
 
 if TYPE_CHECKING:
-    from src.tasks.catalogue import Catalogue, Split
+    from src.tasks.catalogue import Catalogue
+    from src.tasks.task import Split
 
 LIST_SEPARATORS = {"en": "; ", "zh": "；"}  # between the entries of a list, such as tags; an entry holds none
 
