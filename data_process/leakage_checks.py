@@ -37,7 +37,7 @@ def _check_repeats(contents: Contents, findings: Findings) -> None:
             targets += any(sequence[place] in sequence[:place] for place in range(start, len(sequence)))
     if repeating:
         findings.warn(
-            contents.paths.file("inter.json"),
+            contents.inter,
             f"{repeating:,} users have an item twice; of {targets:,} a target to test stands in the history as well:"
             f" easy to guess, and out of reach with --filter_history",
             "keep the first of each, as the entries for raw data do, or evaluate without --filter_history and say so",
@@ -54,7 +54,7 @@ def _check_twins(contents: Contents, findings: Findings) -> None:
     twins = [group for group in groups.values() if len(group) > 1]
     if twins:
         findings.warn(
-            contents.paths.file("inter.json"),
+            contents.inter,
             f"{sum(map(len, twins)):,} users are {len(twins):,} sequences told several times, such as {some(twins[0])}:"
             f" what trains for one is the answer for another",
             "keep one of each, unless they are different people",

@@ -121,7 +121,7 @@ class Training(ABC):
         self._resume()
         if not self.epoch:
             raise ValueError(
-                f"{self.checkpoint} is of other data than {self.catalogue.paths.file('inter.json')}, or of other"
+                f"{self.checkpoint} is of other data than {self.catalogue.interactions_path}, or of other"
                 f" settings than {self.config.results_file} tells: train the baseline anew"
             )
         self.model.load_state_dict(self.best_weights)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.distributed import check_device_name, rank
+from src.common.machines import tell_the_others
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_FOLDERS = tuple(ROOT / name for name in ("src", "index", "data_process", "scripts", "benchmarks"))
@@ -22,12 +23,14 @@ def user_errors() -> Iterator[None]:
     """Ends the program with one line and exit status 2 where our own code finds the input at fault.
 
     That is every ValueError and OSError that a `raise` in this repository makes: they name the value at fault and the
-    cure. What a library raises, or a line of ours by accident, is a bug and keeps its traceback.
+    cure. What a library raises, or a line of ours by accident, is a bug and keeps its traceback. Under torchrun the
+    ranks that wait for this one are told.
     """
     try:
         yield
-    except (ValueError, OSError) as error:
-        if not _raised_on_purpose(error):
+    except Exception as error:
+        tell_the_others(error)
+        if not isinstance(error, (ValueError, OSError)) or not _raised_on_purpose(error):
             raise
         where = f"[rank {rank()}] " if rank() else ""
         print(f"error: {where}{error}", file=sys.stderr)

@@ -13,6 +13,7 @@ import numpy as np
 from src.common.artifacts import atomic_path, file_hash, read_json, write_json
 from src.common.distributed import barrier, is_main, shard
 from src.common.log import progress
+from src.common.machines import check_same, check_shared
 from src.common.record import plain
 
 SAVE_SECONDS = 60  # how much work a killed run may lose
@@ -45,6 +46,8 @@ class Parts:
 
     def __init__(self, folder: Path, key: dict[str, str]):
         self.folder = folder
+        check_shared(folder.parent, "--results_file")
+        check_same(key, "data, checkpoint or settings")
         if is_main():
             stamp = folder / "run.json"
             if not stamp.is_file() or read_json(stamp) != key:

@@ -11,7 +11,9 @@ import torch
 from src.collate import TrainingCollator
 from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
+from src.common.interactions import interaction_inputs
 from src.common.log import duration, logger
+from src.common.machines import check_same, check_shared
 from src.common.record import run_record
 from src.common.seed import seed_everything
 from src.common.sid import SidIndex
@@ -59,6 +61,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     arguments = None
     if not config.preflight:
         start_engine(config, device)
+        check_shared(config.output_dir, "--output_dir")
         arguments = make_arguments(config, device)  # before the model: it tells transformers that ZeRO-3 cuts weights
     checkpoint = checkpoint_to_resume(config)
     started -= seconds_until(checkpoint)
@@ -87,7 +90,9 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     say_memory(config, loaded, train_parts, collator, ranks)
     if config.preflight:
         return config.output_dir
-    record = run_record(config, input_files(catalogues)) | {
+    record = run_record(config, input_files(catalogues))
+    check_same({name: file["sha256"] for name, file in record["inputs"].items()}, "data")
+    record |= {
         "tasks": [task.name for task in tasks],
         "templates_sha256": {task.name: task.templates_sha256 for task in tasks},
         "prompt_settings": vars(settings),
@@ -111,6 +116,8 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         write_json(folder / TOKEN_META, meta)
         write_json(folder / "run.json", record, indent=2)
 
+    if checkpoint and is_main() and checkpoint.parent == config.output_dir and not (checkpoint / "run.json").is_file():
+        complete(checkpoint)  # the run was killed after it had written the weights, and before what belongs to them
     trainer = train(config, arguments, loaded, train_parts, valid_parts, collator, checkpoint, complete)
     save(config, trainer)
     if is_main():
@@ -135,7 +142,7 @@ def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for catalogue in catalogues:
         lead, file = f"{catalogue.name} " if len(catalogues) > 1 else "", catalogue.paths.file
-        files |= {f"{lead}interactions": file("inter.json"), f"{lead}items": file("item.json")}
+        files |= {**interaction_inputs(catalogue.paths, lead), f"{lead}items": file("item.json")}
         files[f"{lead}index"] = catalogue.index.file
         if catalogue.enriched:
             files[f"{lead}enriched items"] = file("item_enriched_v2.json")

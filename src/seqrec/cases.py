@@ -87,9 +87,7 @@ def pick_users(samples: Samples, users: Sequence[str], catalogue: Catalogue, spl
                 raise ValueError(f"--users {name}: the task asks about items such as {names[0]}, and not about this")
             if name in catalogue.users:
                 raise ValueError(f"--users {name}: this user has no {split} sample, having too few items or no query")
-            raise ValueError(
-                f"--users {name}: {catalogue.paths.file('inter.json')} has no such user; one is {names[0]}"
-            )
+            raise ValueError(f"--users {name}: {catalogue.interactions_path} has no such user; one is {names[0]}")
     return samples.pick(np.array([row for name in dict.fromkeys(users) for row in rows[name]]))
 
 

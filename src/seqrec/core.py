@@ -20,6 +20,7 @@ from src.common.distributed import (
     resolve_device,
     world_size,
 )
+from src.common.interactions import interaction_files
 from src.common.log import logger, setup_logging
 from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
@@ -157,7 +158,7 @@ class Parts(CommonParts):
         if is_tiger(config.ckpt_model):
             weights.append(Path(config.ckpt_model) / TIGER_FILE)  # how long its histories are
         inputs = [
-            catalogue.paths.file("inter.json"),
+            *interaction_files(catalogue.paths),
             catalogue.index.file,
             *filter(Path.is_file, map(catalogue.paths.file, ("item.json", "split.json"))),
             *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),

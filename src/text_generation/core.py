@@ -9,6 +9,7 @@ import numpy as np
 
 from src.common.artifacts import check_writable, write_json, write_text
 from src.common.distributed import barrier, finish, init_process_group, is_main, resolve_device
+from src.common.interactions import interaction_files
 from src.common.log import logger, setup_logging
 from src.common.parts import Parts, cut_batches, key_of
 from src.common.record import plain
@@ -36,12 +37,10 @@ def run_key(config: TextConfig, plan: Plan) -> dict[str, str]:
     asked = {name: value for name, value in plain(config).items() if name not in NOT_ASKED}
     settings = [asked, plain(plan.wordings), plan.task.templates_sha256, plan.decoding._asdict(), plan.samples.keys]
     records = [*sorted(config.ckpt_model.glob("*.json")), *sorted(config.ckpt_model.glob("*.jinja"))]
-    tables = [
-        catalogue.paths.file(name)
-        for name in ("item.json", "item_enriched_v2.json", "inter.json", "user.json", "split.json")
-    ]
+    tables = [catalogue.paths.file(name) for name in ("item.json", "item_enriched_v2.json", "user.json", "split.json")]
     weights = [*sorted(config.ckpt_model.glob("*.safetensors")), *sorted(config.ckpt_model.glob("*.bin"))]
     index = [] if catalogue.sid_index is None else [catalogue.sid_index.file]
+    tables += interaction_files(catalogue.paths)
     return key_of(settings, [path for path in (*records, *tables, *weights, *index) if path.is_file()])
 
 
