@@ -35,7 +35,7 @@ def metrics_section(group: Group, anchor: str) -> str:
         for title in dict.fromkeys(title for result in group.results for title in result.more)
     ]
     bare = [r.name for r in group.results if not any(metric.interval for metric in r.metrics.values())]
-    notes = [*group.notes, *([f"No intervals in the file: {', '.join(bare)}."] if bare else [])]
+    notes = [*group.notes, *([f"No intervals in the file: {page.whose(bare, group.results)}."] if bare else [])]
     counts = {result.num_samples for result in group.results}
     if len(counts) > 1:
         notes.append("The runs were asked about unequal numbers of samples: only those with the same ones are paired.")
@@ -103,7 +103,7 @@ def slices_section(group: Group, anchor: str) -> str:
     lead = f"{metric} over parts of the samples; pale where a part has fewer than {charts.FEW}. One scale in each row."
     able = [result for result in group.ordered if result.slices]
     lacking = [result.name for result in group.results if not result.slices]
-    notes = [page.note(f"No slices in the file: {', '.join(lacking)}.")] if lacking else []
+    notes = [page.note(f"No slices in the file: {page.whose(lacking, group.results)}.")] if lacking else []
     parts = []
     for cut in dict.fromkeys(cut for result in able for cut in result.slices):
         bars = {result.name: bars_of(result.slices.get(cut, {}), str(metric)) for result in able}

@@ -7,6 +7,7 @@ from typing import Literal
 
 from src.common.comparison import differences
 from src.common.uncertainty import PairedTest
+from src.reporting.page import whose
 from src.reporting.results import Result
 
 Against = Literal["best", "first"]
@@ -74,7 +75,9 @@ def test_pairs(group: Group, against: Against) -> None:
     able = [result for result in group.results if result.predictions.is_file()]
     lacking = [result.name for result in group.results if result not in able]
     if lacking:
-        group.notes.append(f"No predictions (*.predictions.parquet) beside, so no paired test: {', '.join(lacking)}.")
+        group.notes.append(
+            f"No predictions (*.predictions.parquet) beside, so no paired test: {whose(lacking, group.results)}."
+        )
     order = [result for result in (group.results if against == "first" else group.ordered) if result in able]
     if len(order) < 2:
         return

@@ -39,6 +39,11 @@ def note(message: str) -> str:
     return f'<p class="note">{text(message)}</p>'
 
 
+def whose(names: Sequence[str], everybody: Sequence[Any]) -> str:
+    """Names for a note; short where it is everybody."""
+    return "all of these runs" if len(names) == len(everybody) > 1 else ", ".join(names)
+
+
 def section(title: str, lead: str, *parts: str, anchor: str = "") -> str:
     place = f' id="{text(anchor)}"' if anchor else ""
     return f'<section{place}><h2>{text(title)}</h2><p class="lead">{text(lead)}</p>{"".join(parts)}</section>'

@@ -92,6 +92,8 @@ def read_result(path: Path) -> Result:
         FileNotFoundError: it does not exist.
         ValueError: it is broken, something else, or of a version that this one does not know.
     """
+    if path.is_file() and path.suffix != ".json":
+        raise ValueError(f"{path} is no .json: name the results file that it lies beside, or the run's folder")
     if path.is_file() and path.stat().st_size > LARGEST:
         raise ValueError(f"{path} has {path.stat().st_size >> 20} MB, which no results file has")
     return result_of(read_json(path, "RUN is a results file, or a folder of results or of a training run"), path)

@@ -63,5 +63,9 @@ def _cell(value: Any) -> Cell:
     words = f"{value:.6g}" if isinstance(value, float) else str(value)
     if isinstance(value, (list, tuple)):
         words = ", ".join(map(str, value))
-    shown = f"…{words[-LONGEST:]}" if "/" in words and len(words) > LONGEST else shorten(words, LONGEST)
+    shown = (
+        f"…{words[-LONGEST:]}"
+        if "/" in words and " " not in words and len(words) > LONGEST
+        else shorten(words, LONGEST)
+    )
     return Cell(f'<span title="{text(shorten(words, LONGEST_TITLE))}">{text(shown)}</span>')

@@ -77,6 +77,7 @@ def heading(runs: Runs, groups: Sequence[Group], training: Sequence[Part]) -> st
         "RQ-VAE runs": len(runs.rqvaes),
         "SID indexes": len(runs.indexes),
     }
+    counts = {name: count for name, count in counts.items() if count}
     links = []
     for place, group in enumerate(groups):
         parts = ", ".join(f'<a href="#{part}-{place}">{name}</a>' for part, name in PLACES.items())

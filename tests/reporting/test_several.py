@@ -318,6 +318,9 @@ def test_no_run_is_an_error(tmp_path, monkeypatch):
         find_runs([str(tmp_path)])
     with pytest.raises(ValueError, match="names no run"):
         find_runs(["=x.json"])
+    (tmp_path / "x.predictions.parquet").write_bytes(b"PAR1\xd0")
+    with pytest.raises(ValueError, match=r"is no \.json: name the results file"):
+        find_runs([str(tmp_path / "x.predictions.parquet")])
     monkeypatch.setattr(finding, "LARGEST", 1)
     (tmp_path / "big.json").write_text('{"mean_results": {}}')
     with pytest.raises(ValueError, match="is no run"):
