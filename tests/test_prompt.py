@@ -188,7 +188,11 @@ def test_any_batch_learns_its_answers_after_what_inference_reads(family, data):
             assert len(question.images) == len(expected[1])
         if question.images:
             shown = [asked["item"]] if "image" in template.slots else list(asked["history"])
-            blocks = {whole.image(item).ids.tobytes(): whole.image(item) for item in shown if whole.has_image(item)}
+            blocks = {
+                whole.items.image(item).ids.tobytes(): whole.items.image(item)
+                for item in shown
+                if whole.items.has_image(item)
+            }
             sizes = {int((block.ids == builder.image_token_id).sum()) for block in blocks.values()}
             lengths = np.diff(np.flatnonzero(np.diff(np.pad(question.ids == builder.image_token_id, 1).astype(int))))
             assert set(lengths[::2].tolist()) <= sizes  # whole runs of placeholders
