@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m scripts...` does
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("data", "embeddings", "sid_space", "beam_search")
 PICTURE = "picture"  # metadata of a cell: its name under --pictures
-PICTURE_WIDTH, PICTURE_QUALITY = 900, 82  # pixels; of WebP
+PICTURE_WIDTH, PICTURE_QUALITY = 900, 80  # pixels; of WebP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +94,11 @@ def run(notebook: "NotebookNode", timeout: int) -> None:
     from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
 
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no port that others on the machine can reach
     where = {"metadata": {"path": str(ROOT / "notebook")}}
-    NotebookClient(notebook, km=kernel, timeout=timeout, resources=where).execute()
+    with TemporaryDirectory(prefix="grec-notebook-") as folder:  # sockets of its own: no port that others can reach
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
+        client = NotebookClient(notebook, km=kernel, timeout=timeout, startup_timeout=timeout, resources=where)
+        client.execute(cleanup_kc=True)  # which ends the kernel
 
 
 def save_pictures(notebook: "NotebookNode", folder: Path) -> list[Path]:

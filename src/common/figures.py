@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito, Color Universal Design (2008), its yellow left out, which is too light for lines on white.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-GREY = "#8A8A8A"
+GREY = "#BBBBBB"
 
 
 def new_figure(

@@ -92,7 +92,7 @@ def reliability(chances: np.ndarray, came_true: np.ndarray, num_bins: int = 15) 
     if not ((chances >= 0) & (chances <= 1 + 1e-6)).all():
         raise ValueError(f"chances must lie in [0, 1], these in [{chances.min():.4g}, {chances.max():.4g}]")
     edges = np.unique(np.quantile(chances, np.linspace(0, 1, num_bins + 1)[1:-1]))
-    bins = np.unique(np.searchsorted(edges, chances, side="right"), return_inverse=True)[1]
+    bins = np.unique(np.searchsorted(edges, chances), return_inverse=True)[1]
     counts = np.bincount(bins)
     promised, share = np.bincount(bins, chances) / counts, np.bincount(bins, came_true) / counts
     low, high = wilson_interval(share, counts)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.common.figures import GREY, PALETTE, new_figure
+from src.common.figures import PALETTE, new_figure
 from src.seqrec.calibration import Promises, Reliability
 from src.seqrec.tracing import Outcome
 
@@ -78,7 +78,7 @@ def draw_promises(promises: Promises) -> "Figure":
         whole.stairs(heights, edges, color=PALETTE[number], linewidth=2, linestyle="--" if number else "-", label=label)
     along.set(title="chance of the item at each place: median, and 10 to 90 %", xlabel="place in the list")
     along.set(ylabel="chance", yscale="log")
-    whole.axvline(total.mean(), color=GREY, linestyle=":", label=f"promised, on average {total.mean():.3f}")
+    whole.axvline(total.mean(), color=PALETTE[3], linestyle=":", label=f"promised, on average {total.mean():.3f}")
     whole.axvline(found.mean(), color="black", linestyle="-.", label=f"share of lists with the item {found.mean():.3f}")
     whole.set(title="chance of the whole list", xlabel="sum of the chances", ylabel="share of the lists")
     along.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -100,7 +100,7 @@ def draw_reliability(named: Mapping[str, Reliability]) -> "Figure":
         )  # fmt: skip
     least = min(max(1e-6, bins.promised.min()) for bins in named.values())
     most = max(bins.promised.max() for bins in named.values())
-    panel.plot((least, most), (least, most), color=GREY, linestyle="--", label="promised = came true")
+    panel.plot((least, most), (least, most), color="black", linestyle="--", label="promised = came true")
     panel.set(title="does the promise hold?", xlabel="chance promised", ylabel="share that came true")
     panel.set(xscale="log", yscale="log")
     panel.legend(fontsize="small")
