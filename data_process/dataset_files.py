@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from data_process.interactions import Interactions, offsets_of
-from src.common.artifacts import ITEM_FIELDS, DatasetPaths, atomic_path, check_writable
+from src.common.artifacts import DatasetPaths, atomic_path, check_writable
+from src.common.dataset_readers import ITEM_FIELDS
 from src.common.log import logger
 
 OWN_FILES = ("inter.json", "times.json", "split.json", "item.json", "item2id", "user2id", "image_urls.json")

@@ -13,7 +13,7 @@ import polars as pl
 from data_process.compare_embeddings import Share, last_entry
 from data_process.dataset_statistics import measure
 from data_process.interactions import Interactions
-from src.common.artifacts import ITEM_FIELDS, load_times
+from src.common.dataset_readers import ITEM_FIELDS, load_times
 from src.tasks.catalogue import Catalogue, Split
 
 FIELDS = {"category": "categories", "brand": "brand"}

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from data_process.artefact_checks import Contents
 from data_process.findings import Findings, some
-from src.common import artifacts
+from src.common import dataset_readers
 
 TWIN_LENGTH = 5  # items: shorter sequences are equal by chance
 WORD = re.compile(r"\w+")
@@ -125,7 +125,7 @@ def _check_user_texts(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("user.json")
     if not path.is_file():
         return
-    table = findings.read(path, lambda: artifacts.load_user_texts(contents.paths))
+    table = findings.read(path, lambda: dataset_readers.load_user_texts(contents.paths))
     if table is None:
         return
     known, item_ids = contents.interactions, contents.item_ids

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from data_process.raw_files import Header, Tally, csv_blocks, header_columns
-from src.common.artifacts import ITEM_FIELDS, DatasetPaths, atomic_path
+from src.common.artifacts import DatasetPaths, atomic_path
+from src.common.dataset_readers import ITEM_FIELDS
 from src.tasks.catalogue import Split, load_catalogue
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 import numpy as np
 
 from index.config import DEDUP_METHODS, GenerateConfig
-from src.common.artifacts import file_hash, load_sid_index, save_sid_index
+from src.common.artifacts import file_hash
 from src.common.cli import add_device_flag, new_parser, user_errors
+from src.common.index_files import load_sid_index, save_sid_index
 from src.common.sid import SidIndex, level_letters
 
 

@@ -11,15 +11,10 @@ from index.checkpoints import load_checkpoint
 from index.config import EvaluateConfig, as_paths
 from index.embeddings import EmbeddingDataset
 from index.encoding import encode_all
-from src.common.artifacts import (
-    DatasetPaths,
-    file_hash,
-    load_interactions,
-    load_items,
-    load_sid_index,
-    load_splits,
-)
+from src.common.artifacts import DatasetPaths, file_hash
+from src.common.dataset_readers import load_interactions, load_items, load_splits
 from src.common.distributed import resolve_device
+from src.common.index_files import load_sid_index
 from src.common.log import logger
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.prompt import PromptBuilder, Sample, Slot
+from src.chat import Slot
+from src.prompt import PromptBuilder, Sample
 from src.tasks.task import Template
 
 

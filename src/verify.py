@@ -34,7 +34,8 @@ def verify(config: VerifyConfig) -> dict[str, float | int | None]:
     """
     import numpy as np
 
-    from src.common.artifacts import check_writable, find_images, write_json
+    from src.common.artifacts import check_writable, write_json
+    from src.common.dataset_readers import find_images
     from src.common.distributed import resolve_device
     from src.common.images import undecodable
     from src.common.log import logger, setup_logging

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class Training(ABC):
     together.
     """
 
-    model: nn.Module
+    model: nn.Module  # what is judged, and kept
     optimizer: torch.optim.Optimizer
 
     def __init__(
@@ -74,6 +75,10 @@ class Training(ABC):
     @abstractmethod
     def quality(self, split: str) -> float:
         """NDCG@10 on a split."""
+
+    def stateful(self) -> dict[str, Any]:
+        """What the next epoch depends on, by its name in the checkpoint."""
+        return {"model": self.model, "optimizer": self.optimizer}
 
     def run(self) -> None:
         """Trains until `patience` epochs have brought nothing, or `epochs` are over; ends with the best weights."""
@@ -131,8 +136,8 @@ class Training(ABC):
                 f"{self.checkpoint} has {state['epoch']} epochs, --epochs {self.config.epochs} asks for fewer:"
                 f" give another --results_file, or delete that file"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self.stateful().items():
+            part.load_state_dict(state[name])
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
         self.best_weights = state["best_weights"]
         logger.info("goes on after epoch %d of %s", self.epoch, self.checkpoint)
@@ -144,9 +149,8 @@ class Training(ABC):
                 "epoch": self.epoch,
                 "best": self.best,
                 "best_epoch": self.best_epoch,
-                "model": self.model.state_dict(),
                 "best_weights": self.best_weights,
-                "optimizer": self.optimizer.state_dict(),
+                **{name: part.state_dict() for name, part in self.stateful().items()},
             }
             with atomic_path(self.checkpoint) as temporary:
                 torch.save(state, temporary)

@@ -37,7 +37,8 @@ from src.models import (
     num_parameters,
     token_meta,
 )
-from src.prompt import PromptBuilder, PromptSettings, log_prompt
+from src.prompt import PromptBuilder, log_prompt
+from src.prompt_settings import PromptSettings
 from src.spelling import num_digits
 from src.tasks.catalogue import Catalogue, join_catalogues
 from src.tasks.task import Task

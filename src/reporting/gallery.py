@@ -53,12 +53,12 @@ def _draw_item(panel: "Axes", catalogue: Catalogue, item: int, is_marked: bool) 
     title = shorten(catalogue.items[item]["title"].strip() or f"item {item}", 2 * TITLE_WIDTH, placeholder=" …")
     path = catalogue.image_files.get(item)
     if path is None:
-        panel.text(0.5, 0.5, "\n".join(wrap(title, TITLE_WIDTH)), ha="center", va="center", fontsize=6)
+        panel.text(0.5, 0.5, "\n".join(wrap(title, TITLE_WIDTH)), ha="center", va="center", fontsize=7)
         return
     image = open_image(path)
     image.thumbnail(PIXELS)
     panel.imshow(image)
-    panel.set_title("\n".join(wrap(title, TITLE_WIDTH)), fontsize=6, y=-0.05, va="top", pad=0)
+    panel.set_title("\n".join(wrap(title, TITLE_WIDTH)), fontsize=7, y=-0.05, va="top", pad=0)
     if is_marked:
         panel.axis("on")
         panel.set(xticks=[], yticks=[])

@@ -24,8 +24,8 @@ from src.common.log import logger, setup_logging
 from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
 from src.common.parts import key_of
-from src.families import check_finetuned, check_index
-from src.prompt import check_templates, checkpoint_settings
+from src.families import check_finetuned, check_index, check_weights
+from src.prompt_settings import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
@@ -89,6 +89,8 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     tiger = is_tiger(config.ckpt_model)
     if tiger and config.lora:
         raise ValueError(f"{config.ckpt_model} is a TIGER, which has no adapter: leave out --lora")
+    if tiger and config.prompt_lang:
+        raise ValueError(f"{config.ckpt_model} is a TIGER, which reads no words: leave out --prompt_lang")
     if not tiger:
         check_finetuned(config.ckpt_model, config.base_model, config.lora)
         check_templates(config.ckpt_model, task)
@@ -96,6 +98,8 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         raise ValueError(
             f"{config.ckpt_model} is a TIGER, which reads no words: --test_task seqrec, --test_prompt_ids 0"
         )
+    else:
+        check_weights(config.ckpt_model)
     catalogue = load_catalogue(
         config.data_path, config.dataset, config.index_file, config.image_path, needs_texts=not tiger
     )
@@ -116,11 +120,7 @@ def make_samples(config: EvaluateConfig, task: Task, catalogue: Catalogue) -> Sa
         lengths = np.array([len(texts.histories[row]) for row in rows], np.int64)
         samples = Samples(texts.users[rows], lengths, texts.items[rows], next_item=True, texts=rows)
     elif task.kind == "item":
-        holdout = False
-        run = Path(config.ckpt_model) / "run.json"
-        if run.is_file():
-            holdout = read_json(run)["config"].get("item_split") == "holdout"
-        items = catalogue.item_split(config.split, holdout)
+        items = catalogue.item_split(config.split, not samples_are_seen(config))
         samples = Samples(items, np.zeros_like(items), items, next_item=False)
     else:
         users, positions = catalogue.next_item_targets(config.split)
@@ -234,6 +234,11 @@ def evaluate(config: EvaluateConfig) -> Path:
     task, _, catalogue = checked[0]
     if config.fuse and task.kind != "next_item":
         raise ValueError(f"--fuse counts what follows a history, and {task.name} asks for something else")
+    if task.kind == "item" and len({samples_are_seen(member) for member in members}) > 1:
+        raise ValueError(
+            "--ensemble: some of these models were trained with --item_split holdout and some were not, so that they"
+            f" have not seen the same items of {task.name}"
+        )
     asked = {config.split: make_samples(config, task, catalogue)}
     if plan and plan.chooses and config.split != CHOSEN_ON:
         chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
@@ -289,6 +294,7 @@ def valid_share(predictions: list[Predictions], catalogue: Catalogue) -> float:
 
 
 def samples_are_seen(config: EvaluateConfig) -> bool:
+    """Whether the model was trained on all items; else some were held out."""
     run = Path(config.ckpt_model) / "run.json"
     return not run.is_file() or read_json(run)["config"].get("item_split") != "holdout"
 

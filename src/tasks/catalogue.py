@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from src.common import artifacts
+from src.common import artifacts, dataset_readers, index_files
 from src.common.artifacts import DatasetPaths
 from src.common.log import logger
 from src.common.sid import SidIndex, join_indexes
@@ -147,15 +147,17 @@ def load_catalogue(
             SID; the message names the file and the remedy.
     """
     paths = artifacts.dataset_paths(data_path, dataset)
-    interactions = artifacts.load_interactions(paths)
+    interactions = dataset_readers.load_interactions(paths)
     if needs_texts or paths.file("item.json").is_file():
-        items = artifacts.load_items(paths)
+        items = dataset_readers.load_items(paths)
     else:
         logger.info("%s is absent: the items are those of the interactions", paths.file("item.json"))
-        items = {item: dict.fromkeys(artifacts.ITEM_FIELDS, "") for item in sorted(set().union(*interactions.values()))}
+        items = {
+            item: dict.fromkeys(dataset_readers.ITEM_FIELDS, "") for item in sorted(set().union(*interactions.values()))
+        }
     if not items:
         raise ValueError(f"{paths.file('item.json')} holds no item")
-    artifacts.load_times(paths, interactions)
+    dataset_readers.load_times(paths, interactions)
     item_ids = np.array(sorted(items), np.int64)
 
     users = list(interactions)
@@ -180,8 +182,8 @@ def load_catalogue(
 
     sid_index = None
     if index_file is not None:
-        sid_index = artifacts.load_sid_index(artifacts.resolve_index_file(index_file, paths), item_ids)
-    image_files = artifacts.find_images(paths, items, image_path) if image_path else {}
+        sid_index = index_files.load_sid_index(index_files.resolve_index_file(index_file, paths), item_ids)
+    image_files = dataset_readers.find_images(paths, items, image_path) if image_path else {}
     return Catalogue(paths, users, offsets, sequence, train_end, valid_end, item_ids, items, sid_index, image_files)
 
 
@@ -212,7 +214,7 @@ def leave_one_out_ends(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the training and the validation part of each user: the file's, or leave-one-out."""
-    given = artifacts.load_splits(paths)
+    given = dataset_readers.load_splits(paths)
     if given is None:
         return leave_one_out_ends(lengths)
     path = paths.file("split.json")

@@ -9,8 +9,8 @@ from src.common.artifacts import read_json
 from src.common.cli import check_at_least
 from src.common.distributed import check_device_name
 from src.common.log import logger
-from src.families import CAPTIONERS, caption_type, check_finetuned, check_index, family_of_config
-from src.prompt import PromptSettings, check_templates, checkpoint_settings
+from src.families import CAPTIONERS, caption_type, check_finetuned, check_index, check_weights, family_of_config
+from src.prompt_settings import PromptSettings, check_templates, checkpoint_settings
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import ALIASES, KINDS, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
@@ -79,7 +79,9 @@ def check(config: TextConfig) -> Plan:
         )
     decoding = decoding_of(config)
     wordings = make_wordings(config, task, settings.prompt_lang, bool(captioner))
-    if not captioner:
+    if captioner:
+        check_weights(config.ckpt_model)
+    else:
         check_finetuned(config.ckpt_model, config.base_model, config.lora)
         check_pictures(config, task, wordings)
         if not config.zero_shot:

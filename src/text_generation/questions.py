@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.common.artifacts import ENRICHED_LISTS
+from src.common.dataset_readers import ENRICHED_LISTS
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, SLOT, Task, Template
 from src.tasks.texts import text_of
