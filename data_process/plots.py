@@ -65,7 +65,7 @@ def draw_categories(counts: Mapping[str, tuple[int, int]]) -> "Figure":
     rows = np.arange(len(shown))
     panel.barh(rows - 0.2, [counts[name][0] / all_items for name in shown], 0.4, label="of the items")
     panel.barh(rows + 0.2, [counts[name][1] / max(1, all_sold) for name in shown], 0.4, label="of the interactions")
-    panel.set_yticks(rows, [name or "(none)" for name in shown])
+    panel.set_yticks(rows, [name or "(none)" for name in shown], parse_math=False)
     more = f", the {len(shown)} largest of {len(counts)}" if len(counts) > len(shown) else ""
     panel.set(title=f"categories{more}", xlabel="share in training", ylim=(len(shown) - 0.4, -0.6))
     panel.legend()

@@ -203,7 +203,9 @@ def draw_codebooks(maps: Sequence[np.ndarray], meanings: "Sequence[Sequence[Mean
     if any(size[label] for label in size.keys() - set(named)):
         handles.append(panels[0].scatter([], [], s=60, c=GREY, label="others"))
     handles.append(panels[0].scatter([], [], s=20, c="black", marker="x", linewidths=0.8, label="unused"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names of categories
     figure.suptitle("codewords by t-SNE: colour by the main category of their items, area by their number")
     return figure
 

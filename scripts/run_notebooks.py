@@ -70,27 +70,31 @@ def run_notebooks(config: NotebookConfig) -> list[str]:
     folder = config.out_dir or Path("results", config.dataset, "notebooks")
     for name in config.notebooks:
         check_writable(folder / f"{name}.ipynb")
-    os.environ.update(config.environment())  # which kernels inherit
     failed = []
     for name in config.notebooks:
         started = time.time()
         notebook = nbformat.read(ROOT / "notebook" / f"{name}.ipynb", as_version=4)
         try:
-            run(notebook, config.timeout)
+            run(notebook, config.environment(), config.timeout)
+            outcome = "done"
         except CellExecutionError as error:
-            failed.append(f"{name}: {error.ename}: {error.evalue}")
+            outcome = f"{error.ename}: {error.evalue}"
+            failed.append(f"{name}: {outcome}")
         with atomic_path(folder / f"{name}.ipynb") as temporary:  # a failed one too: the cell shows its traceback
             nbformat.write(notebook, temporary)
-        print(f"{name}: {failed[-1] if failed and failed[-1].startswith(name) else 'done'}", end="")
-        print(f", {time.time() - started:.0f} s, {folder / name}.ipynb", flush=True)
+        print(f"{name}: {outcome}, {time.time() - started:.0f} s, {folder / name}.ipynb", flush=True)
         if config.pictures:
             for path in save_pictures(notebook, config.pictures):
                 print(f"  {path}, {path.stat().st_size / 1000:.0f} kB")
     return failed
 
 
-def run(notebook: "NotebookNode", timeout: int) -> None:
-    """Fills in the outputs, as Jupyter does with all cells from top to bottom."""
+def run(notebook: "NotebookNode", environment: dict[str, str], timeout: int) -> None:
+    """Fills in the outputs, as Jupyter does with all cells from top to bottom.
+
+    Raises:
+        CellExecutionError: a cell failed; its traceback is among its outputs.
+    """
     from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
 
@@ -98,7 +102,7 @@ def run(notebook: "NotebookNode", timeout: int) -> None:
     with TemporaryDirectory(prefix="grec-notebook-") as folder:  # sockets of its own: no port that others can reach
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
         client = NotebookClient(notebook, km=kernel, timeout=timeout, startup_timeout=timeout, resources=where)
-        client.execute(cleanup_kc=True)  # which ends the kernel
+        client.execute(env={**os.environ, **environment}, cleanup_kc=True)  # the latter ends the kernel
 
 
 def save_pictures(notebook: "NotebookNode", folder: Path) -> list[Path]:

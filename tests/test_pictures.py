@@ -1,5 +1,7 @@
 """Figures show the numbers they were given, in words that name them, and in colours of one palette."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -133,11 +135,17 @@ def test_cases_as_pictures():
     assert item_fields(31)["title"] not in shown
 
 
-@pytest.mark.parametrize("title", ["", "a very long title " * 9, "costs $5 or $6", "<b>\\alpha"])
-def test_titles_are_shown_as_they_are(title):
-    """A dollar would begin a formula."""
-    from dataclasses import replace
+@pytest.mark.parametrize("title", ["", "a very long title " * 9, r"$\nope{$", "<b>\\alpha"])
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_titles_are_shown_as_they_are(title, with_picture):
+    """A dollar would begin a formula, and a wrong formula end the notebook."""
+    files = toy_catalogue().image_files if with_picture else {}
+    catalogue = replace(toy_catalogue(), items={0: {"title": title}}, image_files=files)
+    figure = draw_items(catalogue, {f"row of {title[:9]}": [0]})
+    assert (title[:9] or "item 0") in words(figure).replace("\n", " ")
 
-    catalogue = replace(toy_catalogue(), items={0: {"title": title}}, image_files={})
-    shown = words(draw_items(catalogue, {"row": [0]}))
-    assert (title[:9] or "item 0") in shown.replace("\n", " ")
+
+def test_names_of_categories_are_no_formulas():
+    name = r"$\nope{$"
+    assert name in words(draw_categories({name: (1, 1)}))
+    assert name in words(draw_codebooks([np.eye(2)], [[Meaning(1, name, 1), Meaning(0, "", 0)]]))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CELL = (1.15, 1.55)  # inches
 NAME_WIDTH, TITLE_WIDTH = 22, 18  # characters of a line
 PIXELS = (200, 200)
+PLAIN = {"parse_math": False}  # a dollar is a price
 
 
 def draw_items(catalogue: Catalogue, rows: Mapping[str, Sequence[int]], marked: Sequence[int] = ()) -> "Figure":
@@ -34,7 +35,7 @@ def draw_items(catalogue: Catalogue, rows: Mapping[str, Sequence[int]], marked: 
     for number, (name, items) in enumerate(rows.items()):
         first, *others = panels[number * (widest + 1) : (number + 1) * (widest + 1)]
         lines = [line for part in name.split("\n") for line in wrap(part, NAME_WIDTH)]
-        first.text(1, 0.5, "\n".join(lines), ha="right", va="center", fontsize=8, transform=first.transAxes)
+        first.text(1, 0.5, "\n".join(lines), ha="right", va="center", fontsize=8, transform=first.transAxes, **PLAIN)
         for panel, item in zip(others, items, strict=False):
             _draw_item(panel, catalogue, int(item), int(item) in marked)
     return figure
@@ -53,12 +54,12 @@ def _draw_item(panel: "Axes", catalogue: Catalogue, item: int, is_marked: bool) 
     title = shorten(catalogue.items[item]["title"].strip() or f"item {item}", 2 * TITLE_WIDTH, placeholder=" …")
     path = catalogue.image_files.get(item)
     if path is None:
-        panel.text(0.5, 0.5, "\n".join(wrap(title, TITLE_WIDTH)), ha="center", va="center", fontsize=7)
+        panel.text(0.5, 0.5, "\n".join(wrap(title, TITLE_WIDTH)), ha="center", va="center", fontsize=7, **PLAIN)
         return
     image = open_image(path)
     image.thumbnail(PIXELS)
     panel.imshow(image)
-    panel.set_title("\n".join(wrap(title, TITLE_WIDTH)), fontsize=7, y=-0.05, va="top", pad=0)
+    panel.set_title("\n".join(wrap(title, TITLE_WIDTH)), fontsize=7, y=-0.05, va="top", pad=0, **PLAIN)
     if is_marked:
         panel.axis("on")
         panel.set(xticks=[], yticks=[])

@@ -20,6 +20,10 @@ from src.seqrec.results import Ranked
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import Template
 
+SETTINGS = (  # of a results file, that decide what is asked and how
+    "dataset", "base_model", "is_lora", "test_task", "test_prompt_ids", "split", "num_beams", "filter_history",
+    "legal_softmax",
+)  # fmt: skip
 KEPT = "found"
 LEFT_OUT = "left out, being in the history"
 
@@ -77,8 +81,8 @@ def config_of_results(results_file: str | Path, data_path: str | Path, sample_nu
         FileNotFoundError, ValueError: the file is missing, or not of a model that `src.seqrec` evaluated.
     """
     results = read_json(results_file, "It is written by python -m src.seqrec.metric_ddp")
-    missing = [name for name in ("checkpoint", "index", "test_task", "num_beams") if not results.get(name)]
-    if missing:
+    missing = [name for name in ("checkpoint", "index") if not results.get(name)]
+    if missing := missing or [name for name in SETTINGS if name not in results]:
         raise ValueError(
             f"{results_file} does not name {', '.join(missing)}: give results of python -m src.seqrec.metric_ddp"
         )

@@ -135,9 +135,10 @@ def test_settings_come_from_the_results(tmp_path):
 
 def test_results_of_a_baseline_are_refused(tmp_path):
     (tmp_path / "popularity.json").write_text('{"dataset": "Toy", "num_beams": 20, "checkpoint": null}')
-    with pytest.raises(
-        ValueError, match=r"popularity\.json does not name checkpoint, index, test_task: give results of"
-    ):
+    with pytest.raises(ValueError, match=r"popularity\.json does not name checkpoint, index: give results of"):
         config_of_results(tmp_path / "popularity.json", "data", 9)
+    (tmp_path / "old.json").write_text('{"dataset": "Toy", "num_beams": 20, "checkpoint": "c", "index": "i"}')
+    with pytest.raises(ValueError, match=r"old\.json does not name base_model, is_lora, test_task"):
+        config_of_results(tmp_path / "old.json", "data", 9)
     with pytest.raises(FileNotFoundError, match=r"gone\.json"):
         config_of_results(tmp_path / "gone.json", "data", 9)
