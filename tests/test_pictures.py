@@ -96,7 +96,8 @@ def test_outcomes_and_survival():
     shown = words(draw_outcomes([Outcome("found", 3, 0), Outcome("lost at level a", 5, 2)]))
     assert {"37.5%", "62.5%", "lost at level a"} <= set(shown.splitlines())
     shown = words(draw_survival({1: np.array([0.5, 0.25]), 20: np.array([0.9, 0.875])}, ("a", "b")))
-    assert {"0.250", "0.875", "among the best 20", "the best", "level b"} <= set(shown.splitlines())
+    ends = {"among the best 20: 0.875 at the end", "the best: 0.250 at the end"}
+    assert {*ends, "level b"} <= set(shown.splitlines())
 
 
 def test_promises_and_reliability():
@@ -114,7 +115,9 @@ def test_promises_and_reliability():
 
 def test_items_as_pictures():
     without = WITHOUT_PICTURE[0]
-    figure = draw_items(toy_catalogue(), {"first row": [0, 1, without], "second": [2]}, marked=[1])
+    figure = draw_items(
+        toy_catalogue(), {"first row": [0, 1, without], "second": [2]}, marked={"first row": 1, "second": 0}
+    )
     shown = " ".join(words(figure).split())
     assert all(item_fields(item)["title"] in shown for item in (0, 1, 2, without))
     assert "first row" in shown
@@ -133,6 +136,14 @@ def test_cases_as_pictures():
     assert item_fields(19)["title"] in shown  # the end of the history
     assert item_fields(12)["title"] not in shown
     assert item_fields(31)["title"] not in shown
+
+
+def test_a_case_marks_its_own_answer_only():
+    """The answer to one used to be framed in the history of the other."""
+    cases = [Case("user 7", [5, 33], 6, [6], [-1], [3]), Case("user 8", [6], 33, [30], [-1], [0])]
+    figure = draw_cases(toy_catalogue(), cases)
+    framed = [panel.get_title() for panel in figure.axes if panel.images and panel.axison]
+    assert [" ".join(title.split()) for title in framed] == [item_fields(item)["title"] for item in (6, 6, 33)]
 
 
 @pytest.mark.parametrize("title", ["", "a very long title " * 9, r"$\nope{$", "<b>\\alpha"])

@@ -19,12 +19,14 @@ PIXELS = (200, 200)
 PLAIN = {"parse_math": False}  # a dollar is a price
 
 
-def draw_items(catalogue: Catalogue, rows: Mapping[str, Sequence[int]], marked: Sequence[int] = ()) -> "Figure":
+def draw_items(
+    catalogue: Catalogue, rows: Mapping[str, Sequence[int]], marked: Mapping[str, int] | None = None
+) -> "Figure":
     """Each row: its name, then its items, picture above title; an item without a picture is its title alone.
 
     Args:
         rows: item ids by the name of the row, which may have several lines.
-        marked: items that get a frame.
+        marked: the item that gets a frame, by the name of its row.
     """
     widest = max(1, *map(len, rows.values()))
     size = (CELL[0] * (widest + 1.5), CELL[1] * len(rows))
@@ -37,17 +39,19 @@ def draw_items(catalogue: Catalogue, rows: Mapping[str, Sequence[int]], marked: 
         lines = [line for part in name.split("\n") for line in wrap(part, NAME_WIDTH)]
         first.text(1, 0.5, "\n".join(lines), ha="right", va="center", fontsize=8, transform=first.transAxes, **PLAIN)
         for panel, item in zip(others, items, strict=False):
-            _draw_item(panel, catalogue, int(item), int(item) in marked)
+            _draw_item(panel, catalogue, int(item), (marked or {}).get(name) == item)
     return figure
 
 
 def draw_cases(catalogue: Catalogue, cases: Sequence[Case], top_k: int = 5) -> "Figure":
     """Of each case two rows: the history with the right answer in a frame behind it, and what the model ranks."""
-    rows = {}
-    for case in cases:
-        rows[f"{case.name} had, then"] = [*case.history[-SHOWN_HISTORY + 1 :], case.target]
-        rows[f"{case.name} is shown\n({case.verdict})"] = case.items[:top_k]
-    return draw_items(catalogue, rows, [case.target for case in cases])
+    rows, marked = {}, {}
+    for number, case in enumerate(cases, 1):  # a user may ask several times
+        had, shown = f"{number}. {case.name} had, then", f"{number}. {case.name} is shown\n({case.verdict})"
+        rows[had] = [*case.history[-SHOWN_HISTORY + 1 :], case.target]
+        rows[shown] = case.items[:top_k]
+        marked[had] = marked[shown] = case.target
+    return draw_items(catalogue, rows, marked)
 
 
 def _draw_item(panel: "Axes", catalogue: Catalogue, item: int, is_marked: bool) -> None:

@@ -46,12 +46,9 @@ def draw_survival(shares: Mapping[int, np.ndarray], letters: Sequence[str]) -> "
     figure, (panel,) = new_figure(1, 1, (7, 4.2))
     levels = np.arange(len(letters) + 1)
     for marker, (width, values) in zip("os^Dvp*", sorted(shares.items(), reverse=True), strict=False):
-        panel.plot(
-            levels, np.r_[1, values], marker=marker, label=f"among the best {width}" if width > 1 else "the best"
-        )
-        panel.annotate(f"{values[-1]:.3f}", (levels[-1], values[-1]), xytext=(8, -3), textcoords="offset points")
+        label = f"among the best {width}" if width > 1 else "the best"
+        panel.plot(levels, np.r_[1, values], marker=marker, label=f"{label}: {values[-1]:.3f} at the end")
     panel.set_xticks(levels, ["start", *(f"level {letter}" for letter in letters)])
-    panel.set_xlim(-0.1, len(letters) + 0.45)
     panel.set(title="right prefixes that are still in the beam", ylabel="share of the questions", ylim=(0, 1.03))
     panel.legend(fontsize="small")
     return figure
