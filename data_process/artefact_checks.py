@@ -1,7 +1,9 @@
 """Every file of a dataset against its contract (docs/data_format.md), through the readers that the stages use."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from data_process.preparation import YEAR_2200
 from src.common import artifacts, dataset_readers, index_files
 from src.common.artifacts import DatasetPaths
 from src.common.images import undecodable
-from src.tasks.catalogue import leave_one_out_ends
+from src.common.interactions import interactions_path, leave_one_out_ends, load_interactions, load_sequences
 
 MAKE_AGAIN = "make it again from the raw data, together with the files beside it"
 
@@ -24,10 +26,15 @@ class Contents:
     """What could be read of a dataset; empty or None where a file is absent or broken."""
 
     paths: DatasetPaths
-    interactions: dict[str, list[int]] = field(default_factory=dict)
-    times: dict[str, list[int]] | None = None
+    interactions: Mapping[str, list[int]] = field(default_factory=dict)
+    times: Mapping[str, list[int]] | None = None
     items: dict[int, dict[str, Any]] = field(default_factory=dict)
-    splits: dict[str, list[int]] | None = None
+    splits: Mapping[str, list[int]] | None = None
+
+    @property
+    def inter(self) -> Path:
+        """The file of the interactions, or the folder of its shards."""
+        return interactions_path(self.paths)
 
     @property
     def item_ids(self) -> set[int]:
@@ -44,8 +51,8 @@ class Contents:
         if self.splits is not None:
             train, valid = self.splits[user]
             return train, train + valid
-        train, valid = leave_one_out_ends(np.array(len(self.interactions[user])))
-        return int(train), int(valid)
+        ends = leave_one_out_ends(np.array(len(self.interactions[user])))
+        return int(ends[0]), int(ends[1])
 
 
 def check_files(paths: DatasetPaths, findings: Findings, decode_images: bool) -> Contents:
@@ -72,23 +79,37 @@ def check_files(paths: DatasetPaths, findings: Findings, decode_images: bool) ->
 
 # ---- sequences -------------------------------------------------------------------------------------------------------
 def _check_interactions(contents: Contents, findings: Findings) -> None:
-    path = contents.paths.file("inter.json")
-    if not path.is_file():
+    try:
+        path = contents.inter
+    except ValueError as error:  # two of them
+        findings.error(contents.paths.folder, str(error))
+        return
+    if not path.exists():
         others = some(other.name for other in sorted(contents.paths.folder.glob("*.inter.json")))
         hint = f"call the folder as {others} begins" if others else "make it with data_process/csv_data_process.py"
         findings.error(path, "it does not exist, and every stage needs it", hint)
         return
-    contents.interactions = findings.read(path, lambda: dataset_readers.load_interactions(contents.paths)) or {}
+    if path == contents.paths.file("inter.json"):
+        contents.interactions = findings.read(path, lambda: load_interactions(contents.paths)) or {}
+    else:
+        sequences = findings.read(path, lambda: load_sequences(contents.paths))
+        if sequences is None:
+            return
+        contents.interactions = sequences.table(sequences.items)
+        contents.times = None if sequences.times is None else sequences.table(sequences.times)
+        contents.splits = sequences.split_table() if sequences.is_split else None
     empty = [user for user, sequence in contents.interactions.items() if not sequence]
     if empty:
         findings.error(path, f"{len(empty):,} users have no item, such as {some(empty)}", "leave them out")
     short = sum(0 < len(sequence) < 3 for sequence in contents.interactions.values())
-    if short and not contents.paths.file("split.json").is_file():
+    if short and contents.splits is None and not contents.paths.file("split.json").is_file():
         findings.warn(path, f"{short:,} users have one or two items: they only train")
 
 
 def _check_times(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("times.json")
+    if contents.times is not None:  # of a table, in order
+        _check_latest(contents.times, contents.inter, findings)
     if not path.is_file():
         return
     times = findings.read(path, lambda: dataset_readers.load_times(contents.paths, contents.interactions))
@@ -105,15 +126,19 @@ def _check_times(contents: Contents, findings: Findings) -> None:
         findings.error(
             path,
             f"of {len(unsorted):,} users a later item has an earlier time, such as {some(unsorted)}: then the items of"
-            f" {contents.paths.file('inter.json').name} are not oldest first, and the target is not the latest",
+            f" {contents.inter.name} are not oldest first, and the target is not the latest",
             "sort both files by time",
         )
-    latest = max(max(row, default=0) for row in whole.values())
-    if latest > YEAR_2200:
-        findings.error(path, f"the latest time, {latest:,}, lies after the year 2200", "divide milliseconds by 1000")
+    _check_latest(whole, path, findings)
     extra = len(set(times) - set(whole))
     if extra:
         findings.warn(path, f"it has {extra:,} users that the interactions lack", MAKE_AGAIN)
+
+
+def _check_latest(times: Mapping[str, list[int]], path: Path, findings: Findings) -> None:
+    latest = max(max(row, default=0) for row in times.values())
+    if latest > YEAR_2200:
+        findings.error(path, f"the latest time, {latest:,}, lies after the year 2200", "divide milliseconds by 1000")
 
 
 def _check_splits(contents: Contents, findings: Findings) -> None:
@@ -151,7 +176,7 @@ def _is_split(row: Any, length: int) -> bool:
 
 # ---- items -----------------------------------------------------------------------------------------------------------
 def _check_items(contents: Contents, findings: Findings) -> None:
-    path, inter = contents.paths.file("item.json"), contents.paths.file("inter.json")
+    path = contents.paths.file("item.json")
     if not path.is_file():
         findings.warn(path, "it does not exist: nothing but the baselines works without texts of the items")
         return
@@ -162,7 +187,9 @@ def _check_items(contents: Contents, findings: Findings) -> None:
     unknown = sorted(used.keys() - contents.items.keys())
     if unknown:
         findings.error(
-            inter, f"{len(unknown):,} items are not in {path.name}, such as {some(unknown)}", "add them, or drop them"
+            contents.inter,
+            f"{len(unknown):,} items are not in {path.name}, such as {some(unknown)}",
+            "add them, or drop them",
         )
     unused = sorted(contents.items.keys() - used.keys())
     if unused and contents.interactions:
@@ -186,7 +213,7 @@ def _check_id_maps(contents: Contents, findings: Findings) -> None:
         path = contents.paths.file(suffix)
         if not path.is_file():
             continue
-        table = findings.read(path, lambda path=path: dataset_readers.load_id_map(path))
+        table = findings.read(path, partial(dataset_readers.load_id_map, path))
         if table is None or not known:
             continue
         twice = [number for number, count in Counter(table.values()).items() if count > 1]

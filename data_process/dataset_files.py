@@ -1,10 +1,11 @@
 """Writes what docs/data_format.md calls a dataset, out of arrays, a slice at a time.
 
-`<DS>.inter.json` is written last: where it is, everything else is.
+The interactions are written last: where they are, everything else is.
 """
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +15,14 @@ import polars as pl
 from data_process.interactions import Interactions, offsets_of
 from src.common.artifacts import DatasetPaths, atomic_path, check_writable
 from src.common.dataset_readers import ITEM_FIELDS
+from src.common.interactions import interactions_path
 from src.common.log import logger
 
-OWN_FILES = ("inter.json", "times.json", "split.json", "item.json", "item2id", "user2id", "image_urls.json")
+OWN_FILES = (
+    "inter.json", "inter.parquet", "times.json", "split.json", "item.json", "item2id", "user2id", "image_urls.json",
+)  # fmt: skip
 MADE_FROM_THEM = ("*.emb-*.npy", "*.item_enriched_v2.json", "*.user.json", "index/*/*.index_*")
+PARTS = ("train", "valid", "test")
 SLICE = 1 << 20  # interactions whose text is made at once
 NO_ID = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|^\s|\s$")  # would tear a line of an id map
 
@@ -29,6 +34,9 @@ def check_target(paths: DatasetPaths, overwrite: bool) -> None:
         raise FileExistsError(
             f"{there[0]} exists: choose another --dataset or --output_path, or pass --overwrite to make it anew"
         )
+    table = interactions_path(paths)
+    if table.is_dir() or table.suffix == ".arrow":  # would win over what is written, or stand in its way
+        raise FileExistsError(f"{table} was not made here: move it away")
     check_writable(paths.file("inter.json"))
 
 
@@ -36,6 +44,7 @@ def remove_former(paths: DatasetPaths) -> None:
     """Removes what an earlier run wrote, so that no file of other ids stays beside the new ones."""
     for suffix in OWN_FILES:
         paths.file(suffix).unlink(missing_ok=True)
+    shutil.rmtree(paths.file("inter.mapped"), ignore_errors=True)
     left = [file for pattern in MADE_FROM_THEM for file in sorted(paths.folder.glob(pattern))]
     if left:
         logger.warning(
@@ -114,8 +123,29 @@ def write_splits(path: Path, ends: np.ndarray) -> None:
     write_table(path, (f'"{user}": [{train}, {valid}]' for user, (train, valid) in enumerate(ends.tolist())))
 
 
-def write_interactions(
-    paths: DatasetPaths, interactions: Interactions, ticks: int, ends: np.ndarray | None, items: pl.DataFrame | None
+def write_parquet(path: Path, interactions: Interactions, ticks: int, ends: np.ndarray | None) -> None:
+    """`<DS>.inter.parquet`: a row an interaction, with times and, where they are not leave-one-out, parts."""
+    columns = {"user": interactions.users.astype(np.int64), "item": interactions.items.astype(np.int64)}
+    if interactions.times is not None:
+        columns["time"] = interactions.times // ticks
+    frame = pl.DataFrame(columns)
+    if ends is not None:
+        lengths = np.bincount(interactions.users)
+        place = np.arange(len(frame)) - offsets_of(interactions.users)[:-1].repeat(lengths)
+        part = np.add(*((place >= end.repeat(lengths)).astype(np.uint8) for end in (ends[:, 0], ends.sum(1))))
+        names = pl.Series("split", part).replace_strict(dict(enumerate(PARTS)), return_dtype=pl.String)
+        frame = frame.with_columns(names)
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary, row_group_size=SLICE)
+
+
+def write_dataset(
+    paths: DatasetPaths,
+    interactions: Interactions,
+    ticks: int,
+    ends: np.ndarray | None,
+    items: pl.DataFrame | None,
+    inter_format: str = "json",
 ) -> None:
     """All files of a dataset, of interactions that are in order and hold ids.
 
@@ -134,6 +164,9 @@ def write_interactions(
             write_image_urls(paths.file("image_urls.json"), urls)
     write_id_map(paths.file("item2id"), interactions.item_names)
     write_id_map(paths.file("user2id"), interactions.user_names)
+    if inter_format == "parquet":
+        write_parquet(paths.file("inter.parquet"), interactions, ticks, ends)
+        return
     if interactions.times is not None:
         write_sequences(paths.file("times.json"), interactions.users, interactions.times // ticks)
     if ends is not None:

@@ -11,7 +11,7 @@ No one predicts an item that the user has (`--filter_history` elsewhere). Writes
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import numpy as np
 from data_process.demo_process import NUM_TASTES, Process, load_process
 from src.common.artifacts import dataset_paths, write_json
 from src.common.cli import new_parser, user_errors
-from src.common.dataset_readers import load_interactions
+from src.common.interactions import interaction_inputs, load_interactions
 from src.common.record import run_record
 
 USERS_AT_ONCE = 500  # bounds the memory of (users, tastes, items) arrays
@@ -133,7 +133,7 @@ def ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return ((scores > own) | earlier).sum(1)
 
 
-def split_last(interactions: dict[str, list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_last(interactions: Mapping[str, list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Histories (U, H) padded with -1, the last item of each (U,), and training counts (N,), without the last two."""
     lists = [items for items in interactions.values() if len(items) > 2]
     longest = max(map(len, lists)) - 1
@@ -170,7 +170,7 @@ def oracle(config: OracleConfig) -> dict[str, dict[str, float]]:
     print(f"{'predictor':<12}{'hit@10':>10}{'ndcg@10':>10}   {len(targets)} users, {process.num_items} items")
     for name, metrics in rows.items():
         print(f"{name:<12}{metrics['hit@10']:>10.4f}{metrics['ndcg@10']:>10.4f}")
-    record = run_record(config, {"truth": truth, "interactions": paths.file("inter.json")})
+    record = run_record(config, {"truth": truth, **interaction_inputs(paths)})
     results_file = config.results_file or Path("results") / config.dataset / "oracle.json"
     write_json(results_file, {**rows, "num_samples": len(targets), **record}, indent=2)
     return rows

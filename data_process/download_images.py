@@ -13,64 +13,26 @@ at fault, 130 when stopped.
 
 import argparse
 import asyncio
-import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data_process.fetching import Fetcher, FetchLimits
-from data_process.host_queue import HostQueue
+from data_process.cluster import Job, add_engine_flags, lines_of, workers_by_node
 from data_process.journal import Journal
-from data_process.patience import Failure, Progress
+from data_process.patience import Progress
+from data_process.pictures import DownloadConfig, Picture, by_host, fetch_share
 from src.common import artifacts, dataset_readers
 from src.common.artifacts import DatasetPaths
-from src.common.cli import add_dataset_flags, add_switch, check_at_least, new_parser, user_errors
-from src.common.images import open_image, to_jpeg
+from src.common.cli import add_dataset_flags, add_switch, new_parser, user_errors
 
 IDS = ("item", "original")
-DECODERS = 8  # threads; a picture of the most pixels takes half a gigabyte
-
-
-@dataclass(frozen=True, kw_only=True)
-class DownloadConfig(FetchLimits):
-    """Which pictures, and what counts as one; the limits of fetching them are those of `FetchLimits`."""
-
-    dataset: str
-    data_path: Path = Path("data")
-    urls: Path | None = None  # <dataset>.image_urls.json
-    url_field: str | None = None
-    ids: str = "item"
-    max_side: int = 512
-    min_side: int = 10
-    max_failed: float = 0.0
-    retry_failed: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_at_least(self, max_side=1, min_side=1)
-        if self.min_side > self.max_side:
-            raise ValueError(f"--min_side {self.min_side} is over --max_side {self.max_side}")
-        if not 0 <= self.max_failed <= 1:
-            raise ValueError(f"--max_failed {self.max_failed} is a share from 0 to 1")
-        if self.urls and self.url_field:
-            raise ValueError("--urls and --url_field both say where addresses stand: drop one of them")
-
-
-class Picture(NamedTuple):
-    """What is to be fetched for an item."""
-
-    item: int
-    place: Path
-    urls: list[str]
 
 
 # ---- what is to be done ----------------------------------------------------------------------------------------------
@@ -125,67 +87,13 @@ def is_settled(picture: Picture, row: Mapping[str, Any] | None, retry_failed: bo
     return not (row["passing"] or retry_failed or row["urls"] != picture.urls or picture.place.is_file())
 
 
-# ---- one picture -----------------------------------------------------------------------------------------------------
-def keep(place: Path) -> dict[str, Any] | None:
-    """The journal's fields of a file that was there before and decodes; None where there is none such."""
-    try:
-        image = open_image(place)
-    except ValueError:
-        return None
-    return {"status": "kept", "bytes": place.stat().st_size, "width": image.width, "height": image.height}
-
-
-def store(data: bytes, content_type: str, place: Path, max_side: int, min_side: int) -> dict[str, Any]:
-    """Writes what was fetched as JPEG; gives the journal's fields.
-
-    Raises:
-        Failure: it is no picture, or a placeholder of a few pixels.
-    """
-    try:
-        jpeg = to_jpeg(data, max_side)
-    except ValueError as error:
-        kind = f" ({content_type:.60})" if content_type else ""
-        raise Failure("no picture", f"{len(data):,} bytes{kind} hold {error}"[:400]) from error
-    if max(jpeg.width, jpeg.height) < min_side:
-        raise Failure("too small", f"{jpeg.width} x {jpeg.height} pixels, below --min_side {min_side}")
-    with artifacts.atomic_path(place, synced=False) as temporary:  # `is_settled` compares sizes
-        temporary.write_bytes(jpeg.data)
-    return {"status": "ok", "bytes": len(jpeg.data), "width": jpeg.width, "height": jpeg.height}
-
-
-async def obtain(picture: Picture, config: DownloadConfig, fetcher: Fetcher, pool: Executor) -> dict[str, Any]:
-    """The journal's line of an item: from the first of its addresses that gives a picture, or why none does."""
-    run = partial(asyncio.get_running_loop().run_in_executor, pool)
-    line = {"item": str(picture.item), "file": str(picture.place.relative_to(config.data_path / config.dataset))}
-    if picture.place.is_file() and (kept := await run(keep, picture.place)):
-        return {**line, **kept}
-    # `passing` is what the next run may change: passing failures, and refusals, since it may allow the host.
-    failure, passing, reasons = Failure("no address", "no address is known"), False, []
-    for url in picture.urls:
-        try:
-            fetched = await fetcher.fetch(url.strip())
-            stored = await run(
-                store, fetched.data, fetched.content_type, picture.place, config.max_side, config.min_side
-            )
-            return {**line, **stored, "url": url, "attempts": fetched.attempts}
-        except Failure as error:
-            failure, passing = error, passing or error.passing or error.cause == "refused address"
-            reasons.append(f"{url:.300}: {error}")
-    return {
-        **line,
-        "status": "failed",
-        "cause": failure.cause,
-        "reason": "; ".join(reasons) or str(failure),
-        "passing": passing,
-        "urls": picture.urls,
-    }
-
-
 # ---- all of them -----------------------------------------------------------------------------------------------------
 def download(config: DownloadConfig) -> Counter[str]:
     """Fetches what is missing, prints a summary, and gives how many items have which status or cause of failure."""
     from src.common.log import logger
 
+    if config.engine == "ray":  # workers run in folders of their own
+        config = replace(config, data_path=config.data_path.absolute())
     paths = artifacts.dataset_paths(config.data_path, config.dataset)
     pictures = find_pictures(config, paths)
     folders = {picture.place.parent for picture in pictures}
@@ -200,36 +108,42 @@ def download(config: DownloadConfig) -> Counter[str]:
             if not is_settled(picture, journal.rows.get(str(picture.item)), config.retry_failed)
         ]
         logger.info(f"{len(pictures):,} pictures: {len(left):,} to fetch, {len(pictures) - len(left):,} settled before")
-        asyncio.run(_download(left, config, journal))
+        _fetch(left, config, journal)
         rows = [journal.rows[str(picture.item)] for picture in pictures]
     logger.info(summary(rows, journal.path))
     return Counter(row.get("cause", row["status"]) for row in rows)
 
 
-async def _download(pictures: list[Picture], config: DownloadConfig, journal: Journal) -> None:
-    queue = HostQueue(((_host(picture), picture) for picture in pictures), config.per_host)
+def _fetch(pictures: list[Picture], config: DownloadConfig, journal: Journal) -> None:
+    """Fetches the pictures on the engine, and writes each line as it comes."""
     progress, failed = Progress(len(pictures), "pictures"), 0
 
-    async def work(fetcher: Fetcher, pool: Executor) -> None:
+    def write(row: dict[str, Any]) -> None:
         nonlocal failed
-        while (taken := await queue.take()) is not None:
-            host, picture = taken
-            row = await obtain(picture, config, fetcher, pool)
-            journal.write(row)
-            failed += row["status"] == "failed"
-            progress.step(f"{failed:,} failed")
-            await queue.done(host)
+        journal.write(row)
+        failed += row["status"] == "failed"
+        progress.step(f"{failed:,} failed")
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, DECODERS)) as pool:
-        async with Fetcher(config) as fetcher:
-            await asyncio.gather(*(work(fetcher, pool) for _ in range(min(config.concurrency, len(pictures)))))
+    if config.engine == "local" or not pictures:
+        asyncio.run(fetch_share(pictures, config, None, write))
+        return
+    jobs = _shares(pictures, config, workers_by_node(config.workers, at_most=config.concurrency))
+    for row in lines_of(jobs, pictures[0].place.parent):
+        write(row)
 
 
-def _host(picture: Picture) -> str:
-    try:
-        return urlsplit(picture.urls[0].strip()).hostname or "" if picture.urls else ""
-    except ValueError:
-        return ""  # no address at all: `obtain` says so
+def _shares(pictures: list[Picture], config: DownloadConfig, workers: int) -> list[Job]:
+    """Whole hosts to each worker, so that the limits of a host hold. One of which no item speaks, to which a server
+    redirects, is divided among the workers."""
+    shares = by_host(pictures, workers)
+    slots_of_others = max(1, config.per_host // len(shares))
+    return [
+        partial(
+            fetch_share, share, replace(config, concurrency=(config.concurrency + number) // len(shares)),
+            slots_of_others,
+        )
+        for number, share in enumerate(shares)
+    ]  # fmt: skip
 
 
 def summary(rows: list[dict[str, Any]], manifest: Path) -> str:
@@ -268,6 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("allow_host", str, "hosts that may have a private, loopback or link-local address", nargs="+", metavar="HOST")
     add("user_agent", str, "what the downloader calls itself; a contact address is polite")
     add("max_failed", float, "share of items without a picture up to which the exit status is 0")
+    add_engine_flags(parser, "this process", "one for each node")
     add_switch(
         parser, "--retry_failed", help="try again, too, what failed for good: not found, too large, no picture, ..."
     )

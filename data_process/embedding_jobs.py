@@ -1,7 +1,6 @@
 """The loop of every encoder: batches of like lengths, on ranks or on Ray, into parts on disk and then into one file."""
 
 import argparse
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from data_process.cluster import add_engine_flags, check_engine
 from data_process.embedding_inputs import EmbeddingInputs, InputConfig
 from data_process.embedding_parts import Parts
 from src.common import distributed
 from src.common.artifacts import check_writable, dataset_paths, read_json, save_embeddings, write_json
 from src.common.cli import add_device_flag, check_at_least
+from src.common.machines import check_shared
 from src.families import find_config
 
-ENGINES = ("local", "ray")
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 BATCHES_PER_PART = 32  # after which what is done is saved: at most so much is lost
 LISTED_FAILURES = 20
@@ -40,12 +40,10 @@ class JobConfig(InputConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(self, batch_size=1, workers=0)
-        for field, choices in (("engine", ENGINES), ("dtype", DTYPES)):
-            if getattr(self, field) not in choices:
-                raise ValueError(f"unknown --{field} {getattr(self, field)!r}: choose one of {', '.join(choices)}")
-        if self.workers and self.engine != "ray":
-            raise ValueError(f"--workers {self.workers} is for --engine ray; processes come from torchrun otherwise")
+        check_at_least(self, batch_size=1)
+        check_engine(self)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown --dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
 
 
 def check_sources(config: JobConfig) -> None:
@@ -104,10 +102,14 @@ def run_job(config: JobConfig, inputs: EmbeddingInputs, build: Callable[..., Enc
         distributed.init_process_group(distributed.resolve_device(config.device))
     path = config.output_path(default_name)
     check_writable(path)
+    if config.engine == "local":
+        check_shared(path.parent, "--out-dir")
     parts = Parts(path.with_suffix(".parts"), inputs)
     settings = {name: value for name, value in plain(config).items() if name not in SETTLES_NOTHING}
     settings["model_files"] = model_files(config.model)
     if is_current(path, settings, parts):
+        if distributed.is_main():
+            parts.remove(settings)  # of a run that was killed after it had written everything
         logger.info(f"{path} is there already, of the same model, settings, texts and pictures")
         return path
     if distributed.is_main():
@@ -146,7 +148,13 @@ def make_batches(inputs: EmbeddingInputs, done: set[int], batch_size: int) -> li
         rows.sort(key=lambda row: -len(inputs.texts[row]))
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            batches.append(Batch(*([column[row] for row in batch] for column in inputs)))
+            batches.append(
+                Batch(
+                    [inputs.item_ids[row] for row in batch],
+                    [inputs.texts[row] for row in batch],
+                    [inputs.images[row] for row in batch],
+                )
+            )
     return batches
 
 
@@ -159,8 +167,10 @@ def _failures_of(config: JobConfig, batches: list[Batch], build: Callable[..., E
 
         return save_outcomes(outcomes(config, batches, build), batches, parts)
     mine = list(distributed.shard(batches))  # whole ones, so that the number of ranks changes no vector
-    encoder = build(device=distributed.resolve_device(config.device)) if mine else None
-    found = save_outcomes((embed(encoder, batch, config.skip_bad_images) for batch in mine), mine, parts)
+    found: dict[int, str] = {}
+    if mine:
+        encoder = build(device=distributed.resolve_device(config.device))
+        found = save_outcomes((embed(encoder, batch, config.skip_bad_images) for batch in mine), mine, parts)
     return {item: reason for part in distributed.gather(found) for item, reason in part.items()}
 
 
@@ -272,13 +282,13 @@ def join(parts: Parts, item_ids: Sequence[int], path: Path, settings: dict[str, 
 
     table, known = parts.join(item_ids)
     if not known.all():
-        missing = [item_ids[row] for row in np.flatnonzero(~known)]
+        missing = [item_ids[row] for row in np.flatnonzero(~known).tolist()]
         logger.warning(f"{len(missing)} items have nothing to embed and get the mean of the others: {missing[:5]}")
     save_embeddings(path, table, item_ids)
     write_json(record_path(path), _record(path, settings, parts), indent=2)
     logger.info(f"{path}: {len(item_ids)} items, {table.shape[1]} dimensions")
     del table
-    shutil.rmtree(parts.folder)
+    parts.remove(settings)
 
 
 def add_job_flags(parser: argparse.ArgumentParser, model_help: str, batch_size: int = JobConfig.batch_size) -> None:
@@ -289,9 +299,4 @@ def add_job_flags(parser: argparse.ArgumentParser, model_help: str, batch_size: 
         "--dtype", choices=DTYPES, default=JobConfig.dtype, help="auto: the checkpoint's on a GPU, fp32 on a CPU"
     )
     add_device_flag(parser)
-    parser.add_argument(
-        "--engine", choices=ENGINES, default=JobConfig.engine, help="local: this process or torchrun's; ray: a cluster"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=JobConfig.workers, help="of Ray; 0: one for each GPU, else one for each node"
-    )
+    add_engine_flags(parser, "this process or torchrun's", "one for each GPU, else one for each node")

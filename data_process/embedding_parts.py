@@ -1,6 +1,7 @@
 """Rows of a long extraction that are done already, kept in files so that a run can go on after a failure."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ class Parts:
                 f" start anew: rm -r {self.folder}"
             )
         write_json(found, settings, indent=2)
+
+    def remove(self, settings: dict[str, Any]) -> None:
+        """Removes the folder, if it belongs to these settings: last the file that says so, whenever it is killed."""
+        found = self.folder / "settings.json"
+        if found.is_file() and read_json(found) == settings:
+            for path in self.folder.iterdir():
+                if path != found:
+                    path.unlink()
+            shutil.rmtree(self.folder)
 
     def digest(self) -> str:
         """What the texts and pictures of all items come to."""
@@ -81,6 +91,8 @@ class Parts:
 
 
 def _fingerprint(text: str, image: Path | None) -> str:
-    stat = image.stat() if image else None
-    picture = (image.name, stat.st_size, stat.st_mtime_ns) if stat else None
+    picture = None
+    if image is not None:
+        stat = image.stat()
+        picture = (image.name, stat.st_size, stat.st_mtime_ns)
     return hashlib.sha256(f"{text}\0{picture}".encode()).hexdigest()[:16]

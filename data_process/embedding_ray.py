@@ -1,6 +1,5 @@
 """Embedding jobs on a Ray cluster: Ray Data hands batches to workers that each hold the model.
 
-The cluster is the one that RAY_ADDRESS names, or that was started on this machine; without one Ray starts here.
 Workers read pictures by their paths, so the dataset lies on storage that all nodes share.
 """
 
@@ -12,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from data_process.cluster import connect
 from data_process.embedding_jobs import BATCHES_PER_PART, Batch, Encoder, JobConfig, Outcome, embed
 from src.common import distributed
 
-ROOT = Path(__file__).resolve().parents[1]
-CODE = ("data_process", "src")  # what workers import
 BLOCKS_PER_WORKER = 4  # so that slow and quick workers end together
 
 
@@ -48,18 +46,7 @@ def outcomes(config: JobConfig, batches: list[Batch], build: Callable[..., Encod
     Raises:
         ValueError: Ray is not installed, or torchrun is in the way.
     """
-    if distributed.world_size() > 1:
-        raise ValueError("--engine ray starts its own workers: run it without torchrun, and say how many by --workers")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ValueError(
-            'with --engine ray the package Ray must be there: pip install "ray[data]". Or use --engine local'
-        ) from error
-    if not ray.is_initialized():
-        modules = [str(ROOT / folder) for folder in CODE]
-        ray.init(runtime_env={"py_modules": modules}, log_to_driver=False)
+    ray = connect()
     workers, gpus = workers_of(config, ray.cluster_resources(), len(ray.nodes()))
     rows = [
         {

@@ -2,8 +2,7 @@
 
 import asyncio
 import ssl
-from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -59,14 +58,19 @@ class Fetched:
 
 @dataclass
 class Fetcher:
-    """`async with Fetcher(limits) as fetcher: await fetcher.fetch(url)`."""
+    """`async with Fetcher(limits) as fetcher: await fetcher.fetch(url)`.
+
+    Attributes:
+        slots: how many requests at once a host gets; by default `per_host` of the limits.
+    """
 
     limits: FetchLimits
+    slots: Callable[[str], int] | None = None
     _hosts: dict[str, _Host] = field(init=False)
 
     async def __aenter__(self) -> "Fetcher":
         limits = self.limits
-        self._hosts = defaultdict(lambda: _Host(limits.per_host))
+        self._hosts = {}
         self._client = httpx.AsyncClient(
             transport=CheckedTransport(limits.allow_host, limits.concurrency, httpx.create_ssl_context()),
             headers={"User-Agent": limits.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
@@ -95,7 +99,9 @@ class Fetcher:
     async def _follow(self, url: str) -> tuple[bytes, str]:
         for _ in range(self.limits.max_redirects + 1):
             parsed = _parse(url)
-            host = self._hosts[parsed.host]
+            if (host := self._hosts.get(parsed.host)) is None:
+                at_once = self.slots(parsed.host) if self.slots else self.limits.per_host
+                host = self._hosts[parsed.host] = _Host(at_once)
             async with host.slots:
                 await host.pause.over()
                 answer = await self._ask(parsed, host)

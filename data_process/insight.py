@@ -82,7 +82,7 @@ def step_measures(catalogue: Catalogue, split: Split = "test") -> dict[str, Shar
     users, positions = catalogue.next_item_targets(split)
     popularity = catalogue.popularity[catalogue.item_ids].astype(np.float64)
     if not len(users) or not popularity.sum():
-        raise ValueError(f"{catalogue.paths.file('inter.json')} gives no {split} sample, or none to train on")
+        raise ValueError(f"{catalogue.interactions_path} gives no {split} sample, or none to train on")
     popularity /= popularity.sum()
     starts = catalogue.offsets[users]
     columns = np.searchsorted(catalogue.item_ids, catalogue.sequence)

@@ -37,7 +37,7 @@ def _check_repeats(contents: Contents, findings: Findings) -> None:
             targets += any(sequence[place] in sequence[:place] for place in range(start, len(sequence)))
     if repeating:
         findings.warn(
-            contents.paths.file("inter.json"),
+            contents.inter,
             f"{repeating:,} users have an item twice; of {targets:,} a target to test stands in the history as well:"
             f" easy to guess, and out of reach with --filter_history",
             "keep the first of each, as the entries for raw data do, or evaluate without --filter_history and say so",
@@ -54,7 +54,7 @@ def _check_twins(contents: Contents, findings: Findings) -> None:
     twins = [group for group in groups.values() if len(group) > 1]
     if twins:
         findings.warn(
-            contents.paths.file("inter.json"),
+            contents.inter,
             f"{sum(map(len, twins)):,} users are {len(twins):,} sequences told several times, such as {some(twins[0])}:"
             f" what trains for one is the answer for another",
             "keep one of each, unless they are different people",
@@ -64,7 +64,7 @@ def _check_twins(contents: Contents, findings: Findings) -> None:
 def _check_ties(contents: Contents, findings: Findings) -> None:
     """Items at one time: which of them is the target is the order of the input, not of life."""
     steps = ties = targets = 0
-    for user, times in contents.times.items():
+    for user, times in (contents.times or {}).items():
         same = [a == b for a, b in pairwise(times)]
         _, start = contents.ends(user)
         steps, ties = steps + len(same), ties + sum(same)
@@ -81,6 +81,7 @@ def _check_ties(contents: Contents, findings: Findings) -> None:
 
 def _check_order_of_parts(contents: Contents, findings: Findings) -> None:
     """Of a split by time: training after testing has begun."""
+    assert contents.times is not None  # who calls has looked
     parts = [(contents.times[user], *contents.ends(user)) for user in contents.interactions]
     first_test = min((times[end] for times, _, end in parts if end < len(times)), default=None)
     if first_test is None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -20,11 +20,9 @@ from typing import Any, NamedTuple
 import openai
 from pydantic import BaseModel, ValidationError
 
-from data_process.journal import Journal
 from data_process.llm_config import ModelConfig
-from data_process.patience import Failure, Pause, Progress, retrying, seconds_to_wait
+from data_process.patience import Failure, Pause, retrying, seconds_to_wait
 from src.common.images import to_jpeg
-from src.common.log import logger
 
 PASSING_STATUS = (408, 409, 425, 429)  # and those from 500
 STOP_AFTER = 50  # failures in a row: the endpoint, the model or the prompt is at fault, not the questions
@@ -91,45 +89,57 @@ class OutOfBudget(Exception):
     pass
 
 
-class Asker:
-    """Workers that ask, each attempt within the budget."""
+class Endpoint(NamedTuple):
+    key: str
+    url: str | None  # None: the client's own
 
-    def __init__(self, config: ModelConfig, journal: Journal):
-        self.config, self.journal = config, journal
-        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not self.key:
-            raise ValueError("OPENAI_API_KEY is not set: export the endpoint's key, or any word where it wants none")
-        self.spent = sum(row["cost"] for row in journal.rows.values())
+    def __repr__(self) -> str:
+        return "Endpoint(***)"  # the key must not get into a log
+
+
+def endpoint_of_environment() -> Endpoint:
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key:
+        raise ValueError("OPENAI_API_KEY is not set: export the endpoint's key, or any word where it wants none")
+    return Endpoint(key, os.environ.get("OPENAI_BASE_URL"))
+
+
+class Asker:
+    """Workers that ask, each attempt within the budget.
+
+    Args:
+        before: lines of earlier runs about the same questions, by key.
+        spent: what of the budget is spent already.
+    """
+
+    def __init__(self, config: ModelConfig, endpoint: Endpoint, before: Mapping[str, dict[str, Any]], spent: float):
+        self.config, self.endpoint, self.before, self.spent = config, endpoint, before, spent
         self.reserved = 0.0
         self.changed = asyncio.Condition()
         self.pause = Pause()
-        self.failed_in_a_row = self.num_failed = 0
-        self.is_out_of_budget = False
+        self.failed_in_a_row = 0
 
-    async def run(self, questions: Sequence[Question]) -> None:
+    async def run(self, questions: Sequence[Question], write: Callable[[dict[str, Any]], None]) -> None:
+        """Asks until all are asked or the budget is used up; `write` gets the journal's line of each question."""
         config, waiting = self.config, iter(questions)
-        progress = Progress(len(questions), "questions")
 
         async def work() -> None:
             for question in waiting:  # shared: each worker takes the next
                 try:
                     row = await self._ask(question)
                 except OutOfBudget:
-                    self.is_out_of_budget = True
                     return
-                self.journal.write(row)
-                is_failed = row["status"] == "failed"
-                self.num_failed += is_failed
-                self.failed_in_a_row = self.failed_in_a_row + 1 if is_failed else 0
+                write(row)
+                self.failed_in_a_row = self.failed_in_a_row + 1 if row["status"] == "failed" else 0
                 if self.failed_in_a_row >= STOP_AFTER:
                     raise ValueError(f"{STOP_AFTER} questions in a row failed, the last by: {row['reason']}")
-                progress.step(f"{self.num_failed:,} failed{price(self.spent, config)}")
 
+        key, url = self.endpoint
         with ThreadPoolExecutor(os.cpu_count()) as self.pool:
-            async with openai.AsyncOpenAI(api_key=self.key, max_retries=0, timeout=config.timeout) as self.client:
+            async with openai.AsyncOpenAI(
+                api_key=key, base_url=url, max_retries=0, timeout=config.timeout
+            ) as self.client:
                 await asyncio.gather(*(work() for _ in range(min(config.concurrency, len(questions)))))
-        if self.is_out_of_budget:
-            logger.warning(f"--max_cost {config.max_cost:g} is used up ({self.spent:,.4f} spent): raise it to go on")
 
     async def _ask(self, question: Question) -> dict[str, Any]:
         """The journal's line of a question. Tokens, cost and attempts are those of all runs together."""
@@ -156,7 +166,7 @@ class Asker:
             if not attempts:
                 raise
             line |= {"status": "failed", "cause": "budget", "reason": "--max_cost left no further attempt"}
-        before = self.journal.rows.get(question.key, {})
+        before = self.before.get(question.key, {})
         numbers = {**used._asdict(), "cost": used.cost(config), "attempts": attempts}
         return line | {name: value + before.get(name, 0) for name, value in numbers.items()}
 
@@ -290,4 +300,4 @@ class Asker:
 
     def _clean(self, value: object) -> str:
         """As text, on one line, without the key, which some endpoints repeat in their messages."""
-        return " ".join(str(value).replace(self.key, "***").split())[:300]
+        return " ".join(str(value).replace(self.endpoint.key, "***").split())[:300]

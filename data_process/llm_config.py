@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_process.cluster import add_engine_flags, check_engine
 from src.common.cli import add_dataset_flags, add_switch, check_at_least, user_errors
 from src.tasks.task import LANGUAGES
 
@@ -39,12 +40,15 @@ class ModelConfig:
     max_cost: float | None = None
     limit: int = 0
     dry_run: bool = False
+    engine: str = "local"  # this process, or "ray"
+    workers: int = 0  # of Ray; 0: one a node
 
     def __post_init__(self):
         check_at_least(
             self, image_side=28, max_chars=0, max_tokens=1, concurrency=1, attempts=1, limit=0, input_price=0,
             output_price=0,
         )  # fmt: skip
+        check_engine(self)
         for name in ("timeout", "first_wait", "max_wait"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: it must be over 0 seconds")
@@ -88,6 +92,7 @@ def add_model_flags(parser: argparse.ArgumentParser, default: type[ModelConfig])
     how.add_argument("--output_price", type=float, default=default.output_price, help="of a million output tokens")
     how.add_argument("--max_cost", type=float, help="stop before all runs together cost more; default: no limit")
     how.add_argument("--limit", type=int, default=default.limit, help="ask so many questions, a sample; 0: all")
+    add_engine_flags(how, "this process", "one for each node")
     add_switch(how, "--dry_run", help="estimate tokens and cost, ask nothing, write nothing")
 
 

@@ -8,12 +8,16 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_process.cluster import Job, Write, lines_of, workers_by_node
 from data_process.journal import Journal
-from data_process.llm_client import Asker, Question, Usage, estimate, price
+from data_process.llm_client import Asker, Endpoint, Question, Usage, endpoint_of_environment, estimate, price
 from data_process.llm_config import ModelConfig
+from data_process.patience import Progress
 from src.common.log import logger
 
 Rows = Mapping[str, dict[str, Any]]  # lines of a journal, by key
@@ -56,10 +60,60 @@ def ask_all(
             return _outcome(questions, journal.rows)
         logger.info(f"{len(questions):,} questions, of which {len(pending):,} are to be asked now")
         if pending:
-            asyncio.run(Asker(config, journal).run(pending))
+            _ask(pending, config, journal)
         outcome = _outcome(questions, journal.rows)
         _report(outcome, len(questions), list(journal.rows.values()), journal_path)
     return outcome._replace(num_missing=sum(question.key not in outcome.answers for question in pending))
+
+
+def _ask(questions: Sequence[Question], config: ModelConfig, journal: Journal) -> None:
+    """Asks the questions on the engine, and writes each line as it comes."""
+    endpoint, spent = endpoint_of_environment(), sum(row["cost"] for row in journal.rows.values())
+    progress, failed = Progress(len(questions), "questions"), 0
+
+    def write(row: dict[str, Any]) -> None:
+        nonlocal spent, failed
+        spent += row["cost"] - journal.rows.get(row["key"], {}).get("cost", 0)
+        journal.write(row)
+        failed += row["status"] == "failed"
+        progress.step(f"{failed:,} failed{price(spent, config)}")
+
+    if config.engine == "ray":
+        for row in lines_of(_shares(questions, config, endpoint, journal, spent), _image_folder(questions)):
+            write(row)
+    else:
+        asyncio.run(Asker(config, endpoint, journal.rows, spent).run(questions, write))
+    if progress.done < len(questions):
+        logger.warning(f"--max_cost {config.max_cost:g} is used up ({spent:,.4f} spent): raise it to go on")
+
+
+def _shares(
+    questions: Sequence[Question], config: ModelConfig, endpoint: Endpoint, journal: Journal, spent: float
+) -> list[Job]:
+    """The questions, the places for questions at once, and what is left of the budget, among the workers of Ray."""
+    count = workers_by_node(config.workers, at_most=min(config.concurrency, len(questions)))
+    budget = None if config.max_cost is None else max(0.0, config.max_cost - spent) / count
+    jobs: list[Job] = []
+    for number in range(count):
+        share = [
+            replace(question, image=question.image and question.image.absolute())
+            for question in questions[number::count]
+        ]
+        known = {question.key: journal.rows[question.key] for question in share if question.key in journal.rows}
+        part = replace(config, concurrency=(config.concurrency + number) // count, max_cost=budget)
+        jobs.append(partial(ask_share, part, endpoint, known, share))
+    return jobs
+
+
+async def ask_share(
+    config: ModelConfig, endpoint: Endpoint, before: Rows, questions: Sequence[Question], write: Write
+) -> None:
+    """What one worker of Ray does."""
+    await Asker(config, endpoint, before, spent=0.0).run(questions, write)
+
+
+def _image_folder(questions: Sequence[Question]) -> Path | None:
+    return next((question.image.parent for question in questions if question.image), None)
 
 
 def _outcome(questions: Sequence[Question], rows: Rows) -> Outcome:

@@ -10,13 +10,12 @@ Enriched items say what text and picture tell, so that a generated listing can b
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -37,6 +36,7 @@ from data_process.demo_process import (
 )
 from src.common.artifacts import DatasetPaths, atomic_path, write_json
 from src.common.cli import new_parser, user_errors
+from src.common.folders import atomic_folder
 from src.common.record import plain
 
 IMAGE_SETS = ("images", "images_second")
@@ -125,19 +125,14 @@ def make_demo_data(config: DemoConfig) -> Path:
 
 
 def _draw_pictures(process: Process, folder: Path, names: list[str], config: DemoConfig, number: int) -> None:
-    """Draws into a temporary folder and renames it, so that no picture of an earlier run stays."""
+    """Draws into a folder that takes the place of an earlier run's, so that no picture of that stays."""
     from data_process.demo_pictures import draw_item
 
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        fresh = Path(temporary) / "pictures"
-        fresh.mkdir()
+    with atomic_folder(folder) as fresh:
         for item, name in enumerate(names):
             rng = np.random.default_rng([config.seed, 2 + number, item])
             picture = draw_item(process.attributes[item], config.image_size, rng)
             picture.save(fresh / f"{name}.jpg", quality=95, subsampling=0)
-        if folder.exists():
-            os.replace(folder, Path(temporary) / "old")
-        os.replace(fresh, folder)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -203,9 +198,10 @@ def _write_items(process: Process, paths: DatasetPaths, names: list[str] | None)
 
     @cache  # many items share their texts: a million items stay cheap
     def encoded(text_class: int, attributes: tuple[int, ...] | None, enriched: bool) -> str:
-        texts = class_texts(text_class)
+        texts: dict[str, Any] = dict(class_texts(text_class))
         if enriched:
-            texts = {**texts, **enriched_texts(text_class, attributes), "has_image": names is not None}
+            texts.update(enriched_texts(text_class, attributes))
+            texts["has_image"] = names is not None
         return json.dumps(texts, ensure_ascii=False)[:-1]
 
     def rows(enriched: bool) -> Iterator[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 YEAR_2200 = 7_258_118_400  # unix seconds
 SPLITS = ("leave_one_out", "temporal")
+INTER_FORMATS = ("json", "parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class PreparationConfig:
     split: str = "leave_one_out"
     valid_share: float = 0.1
     test_share: float = 0.1
+    inter_format: str = "json"
     image_urls: bool = True
     plots: bool = True
     overwrite: bool = False
@@ -41,6 +43,8 @@ class PreparationConfig:
         check_at_least(self, user_k=1, item_k=1)
         if self.split not in SPLITS:
             raise ValueError(f"--split {self.split}: choose one of {', '.join(SPLITS)}")
+        if self.inter_format not in INTER_FORMATS:
+            raise ValueError(f"--inter_format {self.inter_format}: choose one of {', '.join(INTER_FORMATS)}")
         for name in ("valid_share", "test_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: it must lie between 0 and 1")
@@ -107,6 +111,12 @@ def add_preparation_flags(parser: argparse.ArgumentParser, input_help: str) -> N
             default=getattr(PreparationConfig, f"{name}_share"),
             help=f"of the interactions, with --split temporal: the part for {name}",
         )
+    parser.add_argument(
+        "--inter_format",
+        choices=INTER_FORMATS,
+        default=PreparationConfig.inter_format,
+        help="of the interactions; parquet, with times and parts in it, for millions of users",
+    )
     add_switch(
         parser, "--image_urls", default=True, help="write <dataset>.image_urls.json where the input has addresses"
     )
@@ -130,7 +140,7 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
         FileExistsError: there is a dataset of that name, and it may not be overwritten.
         ValueError: the input is broken, or nothing is left of it.
     """
-    from data_process.dataset_files import check_target, write_interactions
+    from data_process.dataset_files import check_target, write_dataset
     from data_process.dataset_statistics import write_statistics
     from data_process.interactions import renumbered, temporal_ends
 
@@ -151,8 +161,9 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
             items = items.drop("image_urls")
     ends = None
     if config.split == "temporal":
+        assert ids.times is not None  # a source without times has been refused
         ends = temporal_ends(ids.users, ids.times, config.valid_share, config.test_share)
-    write_interactions(config.paths, ids, source.ticks, ends, items)
+    write_dataset(config.paths, ids, source.ticks, ends, items, config.inter_format)
     write_statistics(config.paths, ids, items, source.ticks, funnel, ends, config.plots)
     return Prepared(ids, items, ends)
 

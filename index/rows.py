@@ -14,17 +14,17 @@ class Evaluation(NamedTuple):
     loss: float
     reconstruction: float
     quantization: float
-    index: IndexMetrics
+    measures: IndexMetrics
 
     @property
     def utilization(self) -> float:
-        return sum(self.index.utilization) / len(self.index.utilization)
+        return sum(self.measures.utilization) / len(self.measures.utilization)
 
 
 def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
     """The fields that only evaluated epochs have."""
     losses = {"eval_loss": evaluation.loss, "eval_reconstruction": evaluation.reconstruction}
-    return {**losses, **evaluation.index.table()}
+    return {**losses, **evaluation.measures.table()}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

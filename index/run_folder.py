@@ -36,7 +36,7 @@ class RunFolder:
         """Writes the epoch's checkpoint, `table`, as the best ones where it is better, and deletes old ones."""
         scores = {
             "loss": [evaluation.loss, evaluation.loss],
-            "collision": [evaluation.index.collision_rate, evaluation.loss],
+            "collision": [evaluation.measures.collision_rate, evaluation.loss],
             "utilization": [-evaluation.utilization, evaluation.loss],
         }
         tolerable = LOSS_TOLERANCE * min(evaluation.loss, self.best["loss"][0])

@@ -12,9 +12,10 @@ from index.config import EvaluateConfig, as_paths
 from index.embeddings import EmbeddingDataset
 from index.encoding import encode_all
 from src.common.artifacts import DatasetPaths, file_hash
-from src.common.dataset_readers import load_interactions, load_items, load_splits
+from src.common.dataset_readers import load_items
 from src.common.distributed import resolve_device
 from src.common.index_files import load_sid_index
+from src.common.interactions import interactions_path, load_sequences, split_ends
 from src.common.log import logger
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def _of_checkpoint(config: EvaluateConfig) -> Subject:
     from index.collisions import quantization_error
 
     device = resolve_device(config.device)
+    assert config.ckpt_path is not None  # read_subject has looked
     checkpoint = load_checkpoint(config.ckpt_path, device)
     data_path = config.data_path or checkpoint.data_path
     if not data_path:
@@ -105,6 +107,7 @@ def _of_index(config: EvaluateConfig) -> Subject:
     """Codes of an index or a .npy; embeddings are those of --data_path, or else those that its meta file names."""
     import torch
 
+    assert config.index_file is not None  # read_subject has looked
     path, device = Path(config.index_file), resolve_device(config.device)
     subject, meta = read_codes(path)
     data_path = config.data_path or as_paths(
@@ -198,11 +201,11 @@ def find_dataset(dataset_dir: Path | None, beside: Sequence[Path]) -> DatasetPat
     folders = [dataset_dir.absolute()] if dataset_dir else chain(*(path.absolute().parents for path in beside))
     for folder in folders:
         paths = DatasetPaths(folder.parent, folder.name)
-        if paths.file("item.json").is_file() or paths.file("inter.json").is_file():
+        if paths.file("item.json").is_file() or interactions_path(paths).exists():
             return paths
     if dataset_dir:
         raise FileNotFoundError(
-            f"--dataset_dir {dataset_dir} has neither {paths.dataset}.item.json nor {paths.dataset}.inter.json: give"
+            f"--dataset_dir {dataset_dir} has neither {paths.dataset}.item.json nor interactions: give"
             f" the folder of the dataset, such as data/Games, whose files have its name"
         )
     logger.info("no dataset lies around it: measured without categories and sequences. Give --dataset_dir to have them")
@@ -232,16 +235,12 @@ def read_sequences(paths: DatasetPaths, item_ids: np.ndarray, source: Path) -> l
     Raises:
         ValueError: a sequence has an item that is not among them.
     """
-    path = paths.file("inter.json")
-    if not path.is_file():
+    path = interactions_path(paths)
+    if not path.exists():
         logger.info(f"{path} does not exist: measured without sequences")
         return None
-    splits, training = load_splits(paths), []
-    for user, items in load_interactions(paths).items():  # as src/tasks/catalogue.py splits them
-        if splits is not None and user not in splits:
-            raise ValueError(f"{paths.file('split.json')} lacks user {user!r} of {path}: make both in one run")
-        end = splits[user][0] if splits is not None else len(items) - (2 if len(items) > 2 else 0)
-        training.append(items[:end])
-    ends = np.cumsum([len(items) for items in training])
-    rows = rows_of(item_ids, np.fromiter(chain(*training), np.int64, int(ends[-1])), source, path)
-    return np.split(rows, ends[:-1])
+    sequences = load_sequences(paths)
+    sizes, lengths = split_ends(paths, sequences)[0], np.diff(sequences.offsets)
+    place = np.arange(len(sequences.items)) - sequences.offsets[:-1].repeat(lengths)  # in its sequence
+    rows = rows_of(item_ids, sequences.items[place < sizes.repeat(lengths)], source, path)
+    return np.split(rows, sizes.cumsum()[:-1])

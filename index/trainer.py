@@ -93,7 +93,7 @@ class Trainer:
         self.order = EpochOrder(self.dataset, self.model, config)
         self.unread: list[tuple[int, float, Tensor]] = []  # epoch, learning rate, losses that are still on the device
         if config.resume is None:
-            path = gather(new_run_folder(config.ckpt_dir) if is_main() else None)[0]
+            path = Path(gather(str(new_run_folder(config.ckpt_dir)) if is_main() else "")[0])
         else:
             path = resolve_checkpoint(config.resume, LAST).parent
         self.folder = RunFolder(path, config.save_limit)
@@ -266,8 +266,8 @@ class Trainer:
         if world_size() > 1:
             torch.distributed.all_reduce(totals)
             codes = torch.cat(gather(codes))
-        index = measure(codes.numpy(), self.config.codebook_sizes)
-        return Evaluation(*totals.tolist(), index)
+        loss, reconstruction, quantization = totals.tolist()
+        return Evaluation(loss, reconstruction, quantization, measure(codes.numpy(), self.config.codebook_sizes))
 
     def read_losses(self) -> list[dict[str, Any]]:
         """Fetches the losses of the epochs since the last reading: one row each."""

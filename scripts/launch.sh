@@ -2,15 +2,21 @@
 #   launch LOGFILE COMMAND [ARGUMENT...]
 # prints the command as it can be pasted and runs it in the background, where it outlives the terminal. The log's folder
 # is made; the process id lies beside the log, in the same name with .pid. Data that the command names must be there; one
-# that fails within two seconds has its log shown and its exit status returned. From the environment:
+# that fails within two seconds has its log shown and its exit status returned.
+#   launch_ranks LOGFILE PROGRAM [ARGUMENT...]
+# starts PROGRAM, a file or -m and a module, by torchrun as NPROC processes, which meet at MASTER_PORT. From the environment:
 #   DRY_RUN=1      only print the command
 #   FOREGROUND=1   wait; show the output as well as logging it; return the command's exit status
+#   NNODES=2       launch_ranks: the job runs on so many machines. Start the launcher on each of them, with
+#                  NODE_RANK=0, 1, ... and MASTER_ADDR, the name or address of the machine that has NODE_RANK=0
+#   RUN_STAMP=x    stands in the names of new runs in place of the time: on several machines a run has one name
 # A launcher that is given --help prints its own header and the flags of its command, and runs nothing.
 # The python3 on PATH is used where it has torch, else the environment of scripts/env.sh.
 # shellcheck shell=bash
 
 WATCH_TENTHS=20 # how long a command that was started is watched, in tenths of a second
 TAIL_LINES=20   # of the log of a command that failed at once
+: "${RUN_STAMP:=$(date +%Y%m%d%H%M%S)}"
 
 ask_help=""
 for argument in "$@"; do # those of the launcher that sources this
@@ -154,4 +160,22 @@ launch() {
   echo "process $pid, log $log_file"
   echo "  follow: $(printable tail -f "$log_file")"
   echo "  stop:   kill -- -$pid"
+}
+
+launch_ranks() {
+  local log_file="$1" nodes=()
+  shift
+  if [[ "${NNODES:-1}" != 1 ]]; then
+    if [[ ! "$NNODES" =~ ^[1-9][0-9]*$ || ! "${NODE_RANK:-}" =~ ^[0-9]+$ || "${NODE_RANK:-0}" -ge "$NNODES" ]]; then
+      echo "NNODES=$NNODES machines need NODE_RANK from 0 to one less, another on each; here it is '${NODE_RANK:-}'" >&2
+      return 2
+    fi
+    if [[ -z "${MASTER_ADDR:-}" ]]; then
+      echo "NNODES=$NNODES machines need MASTER_ADDR, the name or address of the machine that has NODE_RANK=0" >&2
+      return 2
+    fi
+    nodes=(--nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR")
+    log_file="${log_file%.log}_node$NODE_RANK.log" # machines share the folder of logs
+  fi
+  launch "$log_file" torchrun ${nodes[@]+"${nodes[@]}"} --nproc_per_node="$NPROC" --master_port="$MASTER_PORT" "$@"
 }

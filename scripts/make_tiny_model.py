@@ -7,9 +7,7 @@ The folder holds weights, config, a byte-level BPE tokenizer trained on the item
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ if (
 
 from src.common.artifacts import read_json, write_json
 from src.common.cli import add_switch, new_parser, user_errors
+from src.common.folders import atomic_folder
 from src.common.record import plain
 from src.tasks.task import OPTIONAL
 
@@ -89,18 +88,13 @@ def make_tiny_model(config: TinyModelConfig) -> Path:
     if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is no tiny model: choose another --out, or remove it")
     texts = list(corpus_texts(config.corpus))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / "model"
+    with atomic_folder(out) as folder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model, processor = build(config, texts)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         write_json(folder / MARKER, plain(config), indent=2)
-        if out.exists():
-            os.replace(out, Path(temporary) / "old")
-        os.replace(folder, out)
     return out
 
 

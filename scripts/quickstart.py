@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m scripts.quickstart` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src.common.artifacts import file_hash, read_json, write_json
+from src.common.artifacts import DatasetPaths, file_hash, read_json, write_json
 from src.common.cli import add_switch, new_parser, user_errors
+from src.common.interactions import interaction_files, interactions_path
 from src.common.stages import Stages, hold_lock, run_here, run_process
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ def find_dataset(folder: Path) -> Path:
     Raises:
         FileNotFoundError: it lacks its interactions or items.
     """
-    for suffix in ("inter.json", "item.json"):
-        if not (folder / f"{folder.name}.{suffix}").is_file():
+    paths = DatasetPaths(folder.parent, folder.name)
+    for path in (interactions_path(paths), paths.file("item.json")):
+        if not path.exists():
             raise FileNotFoundError(
-                f"{folder} has no {folder.name}.{suffix}: --data is a folder named as its dataset (docs/data_format.md)"
+                f"{folder} has no {path.name}: --data is a folder named as its dataset (docs/data_format.md)"
             )
     return folder
 
@@ -104,7 +106,7 @@ def check_size(catalogue: "Catalogue") -> None:
             given = catalogue.paths.file("split.json")
             cause = f"with {given.name} beside it" if given.is_file() else f"no user has {least} items or more"
             raise ValueError(
-                f"{catalogue.paths.file('inter.json')} gives no {split} sample: {cause}. Of each user the last item"
+                f"{catalogue.interactions_path} gives no {split} sample: {cause}. Of each user the last item"
                 " tests and the one before it validates; training needs two more. Add longer histories"
             )
 
@@ -136,7 +138,8 @@ def link_dataset(source: Path) -> str:
     target = DATA / source.name
     if target.resolve() == source:
         return source.name
-    made_here = ("index", f"{source.name}.emb-{EMBEDDING}.npy", f"{source.name}.emb-{EMBEDDING}.ids.json")
+    made = ("inter.mapped", f"emb-{EMBEDDING}.npy", f"emb-{EMBEDDING}.ids.json")
+    made_here = ("index", *(f"{source.name}.{suffix}" for suffix in made))
     paths = [path for path in source.iterdir() if path.name not in made_here]
     for path in paths:
         link = target / path.name
@@ -161,7 +164,8 @@ def forget_start(folder: Path, results: Path) -> None:
 
 def data_state(folder: Path, name: str) -> dict[str, Any]:
     """What a dataset is, for the key of the stages: hashes of its tables, names and sizes of its pictures."""
-    tables = {path.name: file_hash(path) for path in sorted(folder.glob(f"{name}.*")) if path.suffix != ".npy"}
+    paths = {*folder.glob(f"{name}.*"), *interaction_files(DatasetPaths(folder.parent, name))}
+    tables = {path.name: file_hash(path) for path in sorted(paths) if path.is_file() and path.suffix != ".npy"}
     pictures = hashlib.sha256()
     for path in sorted((folder / "images").glob("*")) if (folder / "images").is_dir() else ():
         pictures.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -206,6 +210,8 @@ def quickstart(args: argparse.Namespace) -> Path:
         name = "DemoSmall" if args.small else "Demo"
     else:  # all checks come before anything is written
         source = find_dataset(args.data)
+        if interactions_path(DatasetPaths(source.parent, source.name)).suffix != ".json":  # arrays, not into --data
+            os.environ.setdefault("GREC_CACHE", str((DATA / source.name).absolute()))
         catalogue = load_catalogue(source.parent, source.name, image_path="images")
         check_size(catalogue)
         name = link_dataset(source)
@@ -221,7 +227,8 @@ def quickstart(args: argparse.Namespace) -> Path:
         stage("demo data", "data_process.make_demo_data", flags, [folder / f"{name}.inter.json"])
         catalogue = load_catalogue(DATA, name, image_path="images")
     else:
-        stages.run("data", data_state(folder, name), lambda: [folder / f"{name}.inter.json"], lambda: None)
+        made = interaction_files(DatasetPaths(DATA, name))
+        stages.run("data", data_state(folder, name), lambda: made, lambda: None)
     pictured = has_pictures(catalogue, args.skip_bad_images)
     stages.total -= not pictured
     skip = ["--skip_bad_images"] if args.skip_bad_images and pictured else []

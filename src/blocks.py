@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,7 +84,8 @@ def block_of(samples: Sequence[Sample]) -> Block:
     begins = [np.flatnonzero(np.diff(sample.start, prepend=-1)) for sample in samples]
     orders = [np.argsort(sample.predict, kind="stable") for sample in samples]
     sizes = np.array([len(sample.ids) for sample in samples])
-    positions, images = None, ()
+    positions: np.ndarray | None = None
+    images: tuple[Any, ...] = ()
     if any(sample.positions.ndim > 1 for sample in samples):
         positions = np.concatenate([np.broadcast_to(s.positions, (3, len(s.ids))) for s in samples], 1)
     if any(sample.images for sample in samples):
@@ -114,12 +115,13 @@ def join(blocks: Sequence[Block]) -> Block:
     arrays = [list(values) for values in zip(*(block[:12] for block in blocks), strict=True)]
     shifts = starts(np.array([len(block.source) for block in blocks]))
     arrays[1] = [begins + shift for begins, shift in zip(arrays[1], shifts, strict=True)]
-    positions, images = None, ()
+    positions: np.ndarray | None = None
+    images: tuple[Any, ...] = ()
     if any(block.positions is not None for block in blocks):
         positions = np.concatenate([_positions(block) for block in blocks], 1)
     if any(block.images for block in blocks):
         images = tuple(image for block in blocks for image in block.images or ((),) * len(block.sizes))
-    return Block(*map(np.concatenate, arrays), positions, images)
+    return Block._make([*map(np.concatenate, arrays), positions, images])
 
 
 def _positions(block: Block) -> np.ndarray:
@@ -133,10 +135,11 @@ class NextItemBlocks:
     """Assembles next-item samples of a dataset whose wordings hold a history of SIDs, and ask for one.
 
     The samples are those of `PromptBuilder.sample` and `PromptBuilder.shared_sample`. The tokens of all sequences are
-    kept, 4 bytes each, so that a history is a single cut.
+    kept, 4 bytes each, so that a history is a single cut; of a mapped catalogue, those of a batch are made with it.
     """
 
     def __init__(self, builder: PromptBuilder, templates: Sequence[Template]):
+        self.catalogue, self.row_of = builder.catalogue, builder.row_of
         self.offsets, self.window = builder.catalogue.offsets, builder.settings.max_his_len
         self.end_token, self.num_levels = builder.end_token, builder.sids.shape[1]
         literals: list[np.ndarray] = []
@@ -148,11 +151,22 @@ class NextItemBlocks:
         self.head_begins, self.tail_begins = starts(sizes).reshape(-1, 2).T.copy()
         self.head_sizes, self.tail_sizes = sizes.reshape(-1, 2).T.copy()
         separators = np.broadcast_to(builder.separator, (len(builder.sids), len(builder.separator)))
-        items = np.concatenate([builder.sids, separators], 1).astype(np.int32)
-        self.width = items.shape[1]  # tokens of an item, with what stands between two
-        rows = builder.row_of[builder.catalogue.sequence]
+        self.items = np.concatenate([builder.sids, separators], 1).astype(np.int32)
+        self.width = self.items.shape[1]  # tokens of an item, with what stands between two
         self.sequences_begin = int(sizes.sum())
-        self.source = np.concatenate([*(literal.astype(np.int32) for literal in literals), items[rows].reshape(-1)])
+        self.source = np.concatenate([literal.astype(np.int32) for literal in literals])
+        if not self.catalogue.is_mapped:
+            self.source = np.concatenate([self.source, self._tokens(self.catalogue.sequence)])
+
+    def _tokens(self, items: np.ndarray) -> np.ndarray:
+        return self.items[self.row_of[items]].reshape(-1)
+
+    def _sources(self, users: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens that hold the items `begin` to `end` of each user's sequence, and at which item it starts there."""
+        if not self.catalogue.is_mapped:
+            return self.source, self.offsets[users]
+        items = self.catalogue.sequence[runs(self.offsets[users] + begin, end - begin)]
+        return np.concatenate([self.source, self._tokens(items)]), starts(end - begin) - begin
 
     @staticmethod
     def suit(builder: PromptBuilder, templates: Sequence[Template], longest: int) -> bool:
@@ -174,13 +188,18 @@ class NextItemBlocks:
         begin = np.maximum(last - self.window, 0) if self.window else np.zeros_like(last)
         num_items, num_targets = last - begin, last - first + 1  # of the history, and after it
         shared, total = num_targets > 1, int(num_targets.sum())
+        owner: np.ndarray | slice
+        number: np.ndarray | int
+        first_pair: np.ndarray | slice
+        target_pair: np.ndarray | slice
         if shared.any():
             owner = np.arange(len(users)).repeat(num_targets)  # sample of each target
             number = np.arange(total) - starts(num_targets)[owner]  # of a target in its sample
             first_pair, target_pair = starts(num_targets + 1), np.arange(total) + owner + 1
         else:  # the same, for less
             owner, number, first_pair, target_pair = slice(None), 0, slice(0, None, 2), slice(1, None, 2)
-        tokens_at = self.sequences_begin + self.offsets[users] * self.width  # where a user's sequence begins
+        source, items_before = self._sources(users, begin, last + 1)
+        tokens_at = self.sequences_begin + items_before * self.width  # where a user's sequence begins
 
         # Each sample is cut in pairs: head and history, and for each target the tail and its SID.
         separator = self.width - self.num_levels  # none after the last item of a history
@@ -198,7 +217,7 @@ class NextItemBlocks:
         sizes = trunk_sizes + num_targets * branch_sizes
         predict = (trunk_sizes + tail_sizes - 1)[owner] + number * branch_sizes[owner]
         targets = np.full((total, self.num_levels + 1), self.end_token)
-        targets[:, :-1] = self.source[target_begins[:, None] + np.arange(self.num_levels)]
+        targets[:, :-1] = source[target_begins[:, None] + np.arange(self.num_levels)]
 
         num_pieces, piece_sizes, visible = np.ones_like(sizes), sizes, np.zeros_like(sizes)
         if shared.any():
@@ -213,7 +232,7 @@ class NextItemBlocks:
             seen = (first - begin)[owner] + number  # items of the history that a target's branch sees
             visible[is_branch] = (head_sizes[owner] + seen * self.width - separator)[kept]
         return Block(
-            self.source, cut_begins, cut_sizes, 2 + 2 * num_targets, sizes, piece_sizes, visible, num_pieces,
+            source, cut_begins, cut_sizes, 2 + 2 * num_targets, sizes, piece_sizes, visible, num_pieces,
             (predict[:, None] + np.arange(self.num_levels + 1)).reshape(-1), targets.reshape(-1),
             num_targets * (self.num_levels + 1), np.full(len(users), task),
         )  # fmt: skip

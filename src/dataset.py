@@ -1,18 +1,19 @@
 """One dataset class for every task: integers that say which example, a wording, and a sample made of ids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import gcd
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from src.blocks import Block, NextItemBlocks, block_of, join, next_item_blocks
-from src.common.seed import random_numbers
+from src.common.interactions import blocks_of
+from src.common.seed import random_numbers, shuffled
+from src.examples import NextItemExamples, draw_users, unpack_users
 from src.item_tokens import View
 from src.prompt import PromptBuilder, Sample
-from src.tasks.catalogue import Split
-from src.tasks.task import USER_TEXTS, Task, Template
+from src.tasks.task import USER_TEXTS, Split, Task, Template
 
 
 class TaskDataset(Dataset):
@@ -51,39 +52,28 @@ class TaskDataset(Dataset):
         self.templates: tuple[Template, ...] = tuple(task.templates[i] for i in self.template_numbers)
         self.epoch = 0  # set by the trainer, so that each epoch asks in new words
         catalogue = builder.catalogue
-        rng = np.random.default_rng(seed)
-        kept = rng.random(catalogue.num_users) < user_ratio if user_ratio < 1 else np.ones(catalogue.num_users, bool)
+        kept = draw_users(catalogue.num_users, user_ratio, seed) if user_ratio < 1 else None
         if task.kind != "next_item":
             ids = task.example_ids(catalogue, split, holdout)
-            if task.kind in USER_TEXTS:
-                ids = ids[kept[catalogue.user_texts[task.kind].users[ids]]]
-            self.examples = np.stack([ids, ids, ids], 1)  # (M, 3): item or row; the rest is not used
+            if task.kind in USER_TEXTS and kept is not None:
+                ids = ids[unpack_users(kept, catalogue.num_users)[catalogue.user_texts[task.kind].users[ids]]]
+            # (M, 3): item or row, the rest is not used; or user, first and last target
+            self.examples: np.ndarray | NextItemExamples = np.stack([ids, ids, ids], 1)
+            self.longest = 0  # history, in items
         else:
-            users, positions = catalogue.next_item_targets(split)
-            users, positions = users[kept[users]], positions[kept[users]]
             share = share_prefix and all(builder.can_share_prefix(template) for template in self.templates)
-            self.examples = self._spans(users, positions, share)
+            examples = NextItemExamples(catalogue, split, kept, self._most_shared if share else None)
+            self.longest = examples.longest
+            self.examples = examples if catalogue.is_mapped else examples.array()
         if 0 < max_examples < len(self.examples):
-            self.examples = self.examples[np.sort(rng.permutation(len(self.examples))[:max_examples])]
+            drawn = shuffled(f"{seed}/examples", np.arange(max_examples), len(self.examples))
+            self.examples = self.examples[np.sort(drawn)]
 
-    def _spans(self, users: np.ndarray, positions: np.ndarray, share: bool) -> np.ndarray:
-        """(M, 3) int64: user, first and last target of each example.
-
-        Targets whose window holds the user's first item share one example; those whose window has slid on stand alone.
-        """
-        alone = np.ones(len(users), bool)
-        if share:
-            settings = self.builder.settings
-            most = min(settings.max_his_len or settings.model_max_length, int(positions.max(initial=0)))
-            alone = positions > min(self.builder.items_that_fit(template, most) for template in self.templates)
-        rows = [np.stack([users[alone], positions[alone], positions[alone]], 1)]
-        if not alone.all():
-            shared_users, shared_positions = users[~alone], positions[~alone]
-            first = np.flatnonzero(np.concatenate([[True], shared_users[1:] != shared_users[:-1]]))
-            last = np.concatenate([first[1:], [len(shared_users)]]) - 1
-            rows.append(np.stack([shared_users[first], shared_positions[first], shared_positions[last]], 1))
-        spans = np.concatenate(rows)
-        return spans[np.lexsort((spans[:, 1], spans[:, 0]))]
+    def _most_shared(self, longest: int) -> int:
+        """How many items a history may have whose targets share a prompt: as many as every wording holds."""
+        settings = self.builder.settings
+        most = min(settings.max_his_len or settings.model_max_length, longest)
+        return min(self.builder.items_that_fit(template, most) for template in self.templates)
 
     def __len__(self) -> int:
         return len(self.examples) * self.prompts_per_example
@@ -132,8 +122,7 @@ class TaskDataset(Dataset):
         """What assembles many samples as fast as one, where the wordings allow it."""
         if self.task.kind != "next_item" or self.learn_prompt or not len(self.examples):
             return None
-        longest = int(self.examples[:, 2].max())
-        if not NextItemBlocks.suit(self.builder, self.task.templates, longest):
+        if not NextItemBlocks.suit(self.builder, self.task.templates, self.longest):
             return None
         return next_item_blocks(self.builder, self.task.templates)
 
@@ -155,7 +144,7 @@ class Mixture(Dataset):
     """The examples of several tasks, one after another; a random sampler mixes them."""
 
     def __init__(self, parts: Sequence[TaskDataset]):
-        self.parts = list(parts)
+        self.parts, self.epoch = list(parts), 0
         self.ends = np.cumsum([len(part) for part in self.parts])
 
     def __len__(self) -> int:
@@ -174,8 +163,24 @@ class Mixture(Dataset):
         return join([self.parts[i].__getitems__(wanted[parts == i] - begins[i]) for i in numbers])
 
     def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
         for part in self.parts:
             part.epoch = epoch
+
+
+class ShuffledSampler(Sampler[int]):
+    """Every example of a mixture once an epoch, in an order that seed and epoch give; no list of them is made."""
+
+    def __init__(self, mixture: Mixture, seed: int):
+        self.mixture, self.seed = mixture, seed
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def __iter__(self) -> Iterator[int]:
+        total, key = len(self), f"{self.seed}/{self.mixture.epoch}/order"
+        for block in blocks_of(total):
+            yield from shuffled(key, np.arange(block.start, block.stop), total).tolist()
 
 
 def part_names(parts: Sequence[TaskDataset]) -> list[str]:

@@ -243,7 +243,7 @@ def check_index(ckpt_model: str | Path, dataset: str, index: SidIndex) -> None:
         known = {meta.get("index_sha256"), *indexes.values()} - {None}
         if dataset in indexes:
             known = {indexes[dataset]}
-        if known and file_hash(index.path) not in known:
+        if known and file_hash(index.file) not in known:
             raise ValueError(
                 f"{ckpt_model} was trained with another SID index than {index.path}: its tokens would name other"
                 f" items. Give the index that its run.json names"

@@ -35,9 +35,10 @@ class ItemTokens:
     """Items, and texts about users, of one catalogue for one model."""
 
     def __init__(self, catalogue: Catalogue, chat: Chat, processor: Any | None, settings: PromptSettings):
-        self.catalogue, self.chat, self.processor, self.settings = catalogue, chat, processor, settings
+        self.catalogue, self.chat, self.settings = catalogue, chat, settings
+        self.processor: Any = processor
         self.tokenizer = chat.tokenizer
-        self.sids = None if catalogue.sid_index is None else self._sid_ids()
+        self._sids = None if catalogue.sid_index is None else self._sid_ids()
         self.row_of = np.full(int(catalogue.item_ids[-1]) + 1, -1)
         self.row_of[catalogue.item_ids] = np.arange(len(catalogue.item_ids))
         self._texts: dict[tuple[str, bool], list[np.ndarray]] = {}
@@ -45,9 +46,19 @@ class ItemTokens:
         self._images: dict[int, ImageBlock] = {}
         self._image_bytes = 0
 
+    @property
+    def sids(self) -> np.ndarray:
+        """(N, L) int64: token ids of each item's SID, rows as in catalogue.item_ids; spelt SIDs are longer.
+
+        Raises:
+            ValueError: there is no SID index.
+        """
+        if self._sids is None:
+            raise ValueError(f"{self.catalogue.name} was read without SIDs: give --index_file")
+        return self._sids
+
     def _sid_ids(self) -> np.ndarray:
-        """(N, L) int64: token ids of each item's SID, rows as in catalogue.item_ids; spelt SIDs are longer."""
-        index = self.catalogue.sid_index
+        index = self.catalogue.index
         if self.settings.sid_digits:
             sids = spelled_sids(self.tokenizer, index, self.settings.sid_digits)
             return sids[index.rows_of(self.catalogue.item_ids)]

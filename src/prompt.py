@@ -18,6 +18,8 @@ from src.prompt_settings import PromptSettings
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import SLOT, USER_TEXTS, Template
 
+History = Sequence[int] | np.ndarray  # item ids, oldest first
+
 
 class Sample(NamedTuple):
     """One sequence of tokens, perhaps with several branches that share a trunk (T tokens, P of them learnt).
@@ -54,12 +56,13 @@ class PromptBuilder:
             processor: of a VLM; None for text models.
             merge_size: patches of a side that become one image token, for models with M-RoPE; None for plain positions.
         """
-        self.catalogue, self.tokenizer, self.processor, self.settings = catalogue, tokenizer, processor, settings
+        self.catalogue, self.tokenizer, self.settings = catalogue, tokenizer, settings
+        self.processor: Any = processor
         self.merge_size = merge_size
         self.vision = processor is not None
         self.chat = Chat(tokenizer, self.vision)
         self.items = ItemTokens(catalogue, self.chat, processor, settings)
-        self.sids, self.row_of = self.items.sids, self.items.row_of
+        self.row_of = self.items.row_of
         self.separator = self.chat.tokenize(settings.his_sep)
         self._templates: dict[tuple[Template, bool], tuple[list, list]] = {}
         self._fitted: dict[tuple[Template, frozenset[str]], Template] = {}
@@ -68,6 +71,10 @@ class PromptBuilder:
     def with_catalogue(self, catalogue: Catalogue) -> "PromptBuilder":
         """The same assembly over the same items with other pictures."""
         return PromptBuilder(catalogue, self.tokenizer, self.processor, self.settings, self.merge_size)
+
+    @property
+    def sids(self) -> np.ndarray:
+        return self.items.sids
 
     @property
     def end_token(self) -> int:
@@ -88,14 +95,14 @@ class PromptBuilder:
             prompt = template.prompt
             if not with_image:
                 prompt = template.prompt_without_image or prompt.replace("{history_images}", "")
-            if self.sids is None and {"sid", "history"} & set(SLOT.findall(prompt + template.answer)):
+            if self.catalogue.sid_index is None and {"sid", "history"} & set(SLOT.findall(prompt + template.answer)):
                 raise ValueError("the wording names items by their SIDs, so a SID index is needed: give --index_file")
             if "{image}" in prompt and not self.vision:
                 raise ValueError("a text model cannot be asked about pictures: choose tasks without images")
             self._templates[key] = self.chat.pieces(self.chat.render(prompt)), self.chat.pieces(template.answer)
         return self._templates[key]
 
-    def fitted(self, template: Template, history: Sequence[int], item: int) -> Template:
+    def fitted(self, template: Template, history: History, item: int) -> Template:
         """The wording as it suits an example: parts about what its item or its history leaves empty are gone."""
         if not template.has_options:
             return template
@@ -106,7 +113,7 @@ class PromptBuilder:
         return self._fitted[key]
 
     # ---- assembly ----------------------------------------------------------------------------------------------------
-    def _history_parts(self, slot: Slot, history: Sequence[int]) -> list[np.ndarray]:
+    def _history_parts(self, slot: Slot, history: History) -> list[np.ndarray]:
         """Token ids of each item of a history, separators included (before every item but the first)."""
         spaced = self.settings.his_sep.endswith(" ") and slot.name == "history_titles"
         separator = self._bare_separator if spaced else self.separator
@@ -130,7 +137,7 @@ class PromptBuilder:
         return self._numbers[text]
 
     def _fill(
-        self, pieces: list, history: Sequence[int], item: int, view: View | None = None, text: int = -1
+        self, pieces: list, history: History, item: int, view: View | None = None, text: int = -1
     ) -> tuple[list[np.ndarray], list[dict]]:
         """Token ids of each piece with its slot filled, and the pictures in their order."""
         filled: list[np.ndarray] = []
@@ -164,16 +171,16 @@ class PromptBuilder:
         filled[longest] = filled[longest][: len(filled[longest]) - excess]
         return True
 
-    def _wants_image(self, template: Template, history: Sequence[int], item: int) -> bool:
+    def _wants_image(self, template: Template, history: History, item: int) -> bool:
         if "image" in template.slots:
             return self.items.has_image(item)
         return "history_images" not in template.slots or bool(self._pictured(history))
 
-    def _pictured(self, history: Sequence[int]) -> list[int]:
+    def _pictured(self, history: History) -> list[int]:
         """Those of the latest `max_his_images` items of a history that have a picture."""
         return [i for i in history[max(0, len(history) - self.settings.max_his_images) :] if self.items.has_image(i)]
 
-    def answer_ids(self, template: Template, history: Sequence[int], item: int, text: int = -1) -> np.ndarray:
+    def answer_ids(self, template: Template, history: History, item: int, text: int = -1) -> np.ndarray:
         """Token ids of the right answer and the end of the turn.
 
         Words that would take more than half of `model_max_length`, and so leave no room for a prompt, are cut.
@@ -186,7 +193,7 @@ class PromptBuilder:
         return np.concatenate([*filled, [self.end_token]])
 
     def prompt_ids(
-        self, template: Template, history: Sequence[int], item: int, reserve: int = 0, view: View | None = None,
+        self, template: Template, history: History, item: int, reserve: int = 0, view: View | None = None,
         text: int = -1,
     ) -> tuple[np.ndarray, list[dict]]:  # fmt: skip
         """Token ids of a prompt and its pictures; `text` is the row of the text about a user that it speaks of.
@@ -247,7 +254,7 @@ class PromptBuilder:
         return positions
 
     def sample(
-        self, template: Template, history: Sequence[int], item: int, task: int = 0, view: View | None = None,
+        self, template: Template, history: History, item: int, task: int = 0, view: View | None = None,
         text: int = -1,
     ) -> Sample:  # fmt: skip
         """A training sample: prompt, answer and the end of the turn, of which answer and end are learnt."""
@@ -258,7 +265,7 @@ class PromptBuilder:
         predict = np.arange(len(prompt) - 1, len(ids))
         return Sample(ids, self.positions(ids, images), zeros, zeros, predict, answer, tuple(images), task)
 
-    def question(self, template: Template, history: Sequence[int], item: int, reserve: int, text: int = -1) -> Sample:
+    def question(self, template: Template, history: History, item: int, reserve: int, text: int = -1) -> Sample:
         """A sample without its answer, as inference feeds it."""
         ids, images = self.prompt_ids(template, history, item, reserve, text=text)
         zeros, none = np.zeros(len(ids), np.int64), np.empty(0, np.int64)
@@ -287,7 +294,7 @@ class PromptBuilder:
         fixed = sum(len(piece) for piece in pieces if isinstance(piece, np.ndarray)) + self.sids.shape[1] + 1
         return int((fixed + np.cumsum([len(part) for part in parts]) <= self.settings.model_max_length).sum())
 
-    def shared_sample(self, template: Template, sequence: Sequence[int], first: int, task: int = 0) -> Sample:
+    def shared_sample(self, template: Template, sequence: History, first: int, task: int = 0) -> Sample:
         """All next-item samples of `sequence[first:]` in one: the items before a target are its history.
 
         The trunk is the wording up to the history, and the history; a branch per target holds the rest of the wording

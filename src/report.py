@@ -1,16 +1,22 @@
-"""One HTML file that tells what a run did and how well: no server, no network, nothing beside it.
+"""One HTML file that tells what runs did and how well: no server, no network, nothing beside it.
 
+    python -m src.report results/HMWeek/sasrec.json results/HMWeek/grec.json output/HMWeek/grec
     python -m src.report --dataset HMWeek --predictions results/HMWeek/grec.predictions.parquet
 
-Reads results/<dataset>/summary.json and whatever of the index, the logs and the predictions there is; what is missing
-is left out with a note. Writes results/<dataset>/report.html.
+RUN... compares runs: results files (of src.seqrec, src.baselines, src.text_generation, docs/results), folders of them,
+output folders of fine-tuning and of the RQ-VAE, in any mix. Only results of one dataset, task and protocol stand in one
+table. What belongs to a run (predictions beside it, its checkpoint and index) is found where it lies; what is missing
+is named on the page.
+
+--dataset without RUN shows the run of one dataset that the quickstart made: results/<dataset>/summary.json and
+whatever of the index, the logs and the predictions there is.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from src.common.cli import add_dataset_flags, new_parser, user_errors
 
@@ -36,42 +42,27 @@ class ReportConfig:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
-    add_dataset_flags(parser)
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="results or training runs to compare; NAME=RUN names one"
+    )
+    add_dataset_flags(parser, "show the run of this dataset instead of comparing RUN...", required=False)
+    parser.add_argument("--against", choices=("best", "first"), help="RUN... are paired with it (default: best)")
     parser.add_argument("--results_dir", type=Path, help="folder with summary.json (default: results/<dataset>)")
     parser.add_argument("--index_file", help="SID index, a path or a suffix (default: the dataset's only one)")
     parser.add_argument("--rqvae_dir", type=Path, help="run folder with metrics.jsonl (default: the newest)")
     parser.add_argument("--sft_dir", type=Path, help="--output_dir of the fine-tuning, with trainer_log.jsonl")
     parser.add_argument("--predictions", type=Path, help="*.predictions.parquet to show users of (default: the newest)")
-    parser.add_argument("--output", type=Path, help="HTML to write (default: <results_dir>/report.html)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="HTML to write (default: <results_dir>/report.html; of RUN... results/comparison.html)",
+    )
     parser.add_argument("--seed", type=int, default=ReportConfig.seed, help="draws the users that are shown")
     return parser
 
 
 def newest(paths: "list[Path]") -> Path | None:
     return max(paths, key=lambda path: (path.stat().st_mtime, str(path)), default=None)
-
-
-def read_lines(path: Path | None) -> list[dict[str, Any]]:
-    """Rows of a .jsonl that may still be written to: a half-written last line is left out; no file, no rows."""
-    import json
-
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def read_settings(path: Path | None) -> dict[str, Any] | None:
-    """The resolved settings in a config.json or run.json; None where there is no such file."""
-    from src.common.artifacts import read_json
-
-    if path is None or not path.is_file():
-        return None
-    record = read_json(path)
-    return {**record["config"], "commit": record.get("commit", "unknown")} if "config" in record else record
 
 
 def find_index(config: ReportConfig, catalogue: "Catalogue") -> "SidIndex | None":
@@ -126,6 +117,9 @@ def write_report(config: ReportConfig) -> Path:
     """
     from src.common.artifacts import read_json, write_text
     from src.reporting import page, sections
+    from src.reporting.codebooks import codebook_section
+    from src.reporting.runs import FINETUNING, RQVAE, read_log
+    from src.reporting.training import rqvae_section, sft_section
     from src.tasks.catalogue import load_catalogue
 
     results_dir = config.results_dir or Path("results") / config.dataset
@@ -136,18 +130,17 @@ def write_report(config: ReportConfig) -> Path:
     if rqvae_dir is None:
         log = newest(list(catalogue.paths.folder.glob("index/*/*/metrics.jsonl")))
         rqvae_dir = log.parent if log else None
-    rqvae_log, rqvae_settings = (rqvae_dir / name if rqvae_dir else None for name in ("metrics.jsonl", "config.json"))
-    sft_log, sft_settings = (
-        config.sft_dir / name if config.sft_dir else None for name in ("trainer_log.jsonl", "run.json")
-    )
+    rqvaes = {rqvae_dir.name: read_log(rqvae_dir, RQVAE)} if rqvae_dir else {}
+    finetunings = {config.sft_dir.name: read_log(config.sft_dir, FINETUNING)} if config.sft_dir else {}
+    index = find_index(config, catalogue)
     body = "".join(
         [
             heading(catalogue),
             sections.results_section(summary.get("rows") or []),
             people_section(config, catalogue, results_dir),
-            sections.codebook_section(find_index(config, catalogue)),
-            sections.rqvae_section(read_lines(rqvae_log), read_settings(rqvae_settings)),
-            sections.sft_section(read_lines(sft_log), read_settings(sft_settings)),
+            codebook_section({} if index is None else {catalogue.name: index}),
+            rqvae_section(rqvaes),
+            sft_section(finetunings),
             sections.pipeline_section(summary.get("seconds") or {}),
             "<footer>Written by python -m src.report. This file holds everything it shows.</footer>",
         ]
@@ -157,10 +150,35 @@ def write_report(config: ReportConfig) -> Path:
     return output
 
 
+def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses flags of the one form beside the other: they would do nothing."""
+    if not args.runs and args.dataset is None:
+        parser.error("give RUN... to compare runs, or --dataset to show the run of one dataset")
+    if not args.runs:
+        foreign, form = ["against"], "RUN..."
+    else:
+        foreign, form = ["dataset", "results_dir", "index_file", "rqvae_dir", "sft_dir", "predictions"], "--dataset"
+    for name in foreign:
+        if getattr(args, name) is not None:
+            parser.error(f"--{name} {getattr(args, name)} belongs to a report of {form}: leave out one of the two")
+
+
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    check_flags(parser, args)
     with user_errors():
-        print(f"report: {write_report(ReportConfig(**vars(args)))}")
+        if args.runs:
+            from src.reporting.several import SeveralConfig, write_comparison
+
+            given = {name: getattr(args, name) for name in ("data_path", "against", "output", "seed")}
+            given = {name: value for name, value in given.items() if value is not None}
+            path = write_comparison(SeveralConfig(tuple(args.runs), **given))
+        else:
+            path = write_report(
+                ReportConfig(**{field.name: getattr(args, field.name) for field in fields(ReportConfig)})
+            )
+    print(f"report: {path}")
 
 
 if __name__ == "__main__":

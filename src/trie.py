@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.common.sid import sid_keys
+
 
 class Trie:
     """Level-wise compressed rows over the sorted SIDs of all items.
@@ -101,14 +103,8 @@ class Trie:
 
 def _order(sids: np.ndarray) -> np.ndarray:
     """(N,) rows sorted by SID, equal ones in their own order."""
-    low = sids.min(0)
-    widths = [int(width).bit_length() for width in sids.max(0) - low]
-    if sum(widths) > 63:
-        return np.lexsort(sids.T[::-1])
-    keys = np.zeros(len(sids), np.int64)  # one number a SID sorts several times as fast
-    for level, width in enumerate(widths):
-        keys = (keys << width) | (sids[:, level] - low[level])
-    return np.argsort(keys, kind="stable")
+    keys = sid_keys(sids)
+    return np.lexsort(sids.T[::-1]) if keys is None else np.argsort(keys, kind="stable")
 
 
 def _pointer(owners: np.ndarray, num_owners: int) -> np.ndarray:

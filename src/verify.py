@@ -65,7 +65,8 @@ def verify(config: VerifyConfig) -> dict[str, float | int | None]:
 
     pictures["permuted"] = {item: catalogue.image_files[other] for item, other in swapped.items()}
     if missing := [int(item) for item in items if int(item) not in pictures.get("second", usable)]:
-        raise ValueError(f"{catalogue.paths.folder / config.second_image_path} lacks the picture of item {missing[0]}")
+        folder = catalogue.paths.folder / (config.second_image_path or "")
+        raise ValueError(f"{folder} lacks the picture of item {missing[0]}")
     check_writable(config.results_file)
     from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
 
@@ -80,17 +81,16 @@ def verify(config: VerifyConfig) -> dict[str, float | int | None]:
         "catalogue": len(catalogue.item_ids),
         "hit@1_second": None,
     }
-    losses = {}
+    losses: dict[str, np.ndarray] = {}
     for name, files in pictures.items():
         recommender.use_pictures(files)
-        hits = []
-        losses[name] = []
+        hits, found = [], []
         for start in range(0, len(items), config.test_batch_size):
             batch = items[start : start + config.test_batch_size]
             ranked = recommender.rank(template, [np.empty(0, np.int64)] * len(batch), batch)
             hits.append(ranked.items[:, 0] == batch)
-            losses[name].append(recommender.answer_losses(template, batch))
-        losses[name] = np.concatenate(losses[name])
+            found.append(recommender.answer_losses(template, batch))
+        losses[name] = np.concatenate(found)
         result[f"hit@1_{name}"] = float(np.concatenate(hits).mean())
     result["chance"] = 1 / len(catalogue.item_ids)
     result["chance_text"] = float(np.mean([1 / namesakes[words[int(item)]] for item in items]))

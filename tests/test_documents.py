@@ -138,7 +138,7 @@ class Command(NamedTuple):
 
 def parse_command(words: list[str]) -> Command | None:
     """The Python entry of ours that a command runs, and the flags after it; None for other commands."""
-    if "python" not in words[0] and words[0] != "torchrun":
+    if "python" not in words[0] and words[0] not in ("torchrun", "accelerate"):
         return None
     for place, word in enumerate(words):
         is_module = place > 0 and words[place - 1] == "-m"
@@ -196,6 +196,8 @@ def commands_in(line: str) -> list[Command]:
             words = words[1:]
         if not words:
             continue
+        if "scripts/slurm.sh" in words[1:-1]:  # it runs the launcher that follows
+            words = ["bash", *words[words.index("scripts/slurm.sh") + 1 :]]
         if words[0] == "bash" and len(words) > 1:
             script = words[1].removeprefix("./")
             if script in LAUNCHERS or script in WRAPPERS:

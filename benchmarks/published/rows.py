@@ -170,7 +170,7 @@ def quick_rows(dataset: str) -> list[Row]:
 
 
 def sasrec_rows(dataset: str) -> list[Row]:
-    title, flags = "SASRec, softmax over all items", ("--hidden_size", "128", "--patience", "6")
+    title, flags = "SASRec, softmax over all items", ("--patience", "6")
     return [
         baseline(f"{dataset}/sasrec-{protocol.history}", title, "sasrec", protocol, *flags)
         for protocol in (MASKED, UNMASKED)
@@ -292,10 +292,11 @@ def instruments() -> list[Row]:
 
 
 def beauty() -> list[Row]:
+    binary = ("--loss", "bce", "--horizon", "1", "--average_epochs", "0")
     return [
         *quick_rows("Beauty"),
         *sasrec_rows("Beauty"),
-        baseline("Beauty/sasrec-bce-masked", "SASRec, one random negative", "sasrec", MASKED, "--loss", "bce"),
+        baseline("Beauty/sasrec-bce-masked", "SASRec, one random negative", "sasrec", MASKED, *binary),
         lcrec_row("Beauty"),
         baseline("Beauty/tiger-letter", "TIGER, SIDs of LETTER", "tiger", SID_HITS, index=".index.json"),
         baseline(

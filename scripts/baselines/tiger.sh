@@ -11,11 +11,11 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${INDEX_FILE:=$DATA_PATH/$DATASET/index/$MODEL_NAME/$DATASET.index_$MODEL_NAME.json}"
 : "${FILTER_HISTORY:=False}" # True leaves out items that the user already has
 : "${RESULTS_FILE:=./results/$DATASET/tiger-$MODEL_NAME.json}"
-: "${NPROC:=1}" # GPUs of this machine to use
+: "${NPROC:=1}" # GPUs of this machine to use, or of each: see NNODES in scripts/launch.sh
 : "${MASTER_PORT:=33327}"
 : "${LOG_FILE:=./log/baselines/$DATASET/tiger_$(date +%Y%m%d%H%M%S).log}"
 
-launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_PORT" -m src.baselines.tiger \
+launch_ranks "$LOG_FILE" -m src.baselines.tiger \
   --dataset "$DATASET" \
   --data_path "$DATA_PATH" \
   --index_file "$INDEX_FILE" \

@@ -9,11 +9,11 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${DATA_PATH:=./data}" # the folder that holds $DATASET/
 : "${MODEL:=./models/all-MiniLM-L6-v2}" # a folder with the weights, or a name that transformers knows
 : "${BATCH_SIZE:=64}"
-: "${NPROC:=1}" # GPUs of this machine to use
+: "${NPROC:=1}" # GPUs of this machine to use, or of each: see NNODES in scripts/launch.sh
 : "${MASTER_PORT:=33327}"
 : "${LOG_FILE:=./log/data/text_embeddings_$(date +%Y%m%d%H%M%S).log}"
 
-launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_PORT" data_process/text_embeddings.py \
+launch_ranks "$LOG_FILE" data_process/text_embeddings.py \
   --dataset "$DATASET" \
   --data_path "$DATA_PATH" \
   --model "$MODEL" \

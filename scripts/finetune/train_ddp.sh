@@ -11,15 +11,15 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${MODEL_NAME:=llama-td}" # of the SID index
 : "${DATA_PATH:=./data}"    # the folder that holds $DATASET/
 : "${INDEX_FILE:=$DATA_PATH/$DATASET/index/$MODEL_NAME/$DATASET.index_$MODEL_NAME.json}"
-: "${OUTPUT_DIR:=./output/$DATASET/$MODEL_TYPE-$MODEL_NAME-$(date +%Y%m%d%H%M%S)}"
+: "${OUTPUT_DIR:=./output/$DATASET/$MODEL_TYPE-$MODEL_NAME-$RUN_STAMP}"
 : "${TASKS:=item2index,seqrec,fusionseqrec}"
 : "${DEEPSPEED:=./config/ds_z2_bf16.json}" # ./config/ds_z3_bf16.json for models that one GPU does not hold
-: "${NPROC:=1}" # GPUs of this machine to use
+: "${NPROC:=1}" # GPUs of this machine to use, or of each: see NNODES in scripts/launch.sh
 : "${MASTER_PORT:=33325}"
 : "${REPORT_TO:=none}" # none | wandb | tensorboard
 : "${LOG_FILE:=./log/finetune/train_ddp_$(date +%Y%m%d%H%M%S).log}"
 
-launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_PORT" -m src.finetune.train_ddp \
+launch_ranks "$LOG_FILE" -m src.finetune.train_ddp \
   --seed 42 \
   --base_model "$BASE_MODEL" \
   --model_type "$MODEL_TYPE" \

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fine-tune a vision-language model on several machines. Run it on each of them, with its own NODE_RANK from 0; all must
-# see the same data and OUTPUT_DIR. Any flag of src.finetune.train_ddp_vl may follow; DRY_RUN=1 only prints the command.
+# Fine-tune all weights of a large vision-language model, which ZeRO-3 cuts among the GPUs of several machines. Run it on
+# each of them, with its own NODE_RANK from 0, or under Slurm by scripts/slurm.sh; all must see the same data and
+# OUTPUT_DIR. Any flag of src.finetune.train_ddp_vl may follow; DRY_RUN=1 only prints the command.
 #   MASTER_ADDR=node0 NNODES=2 NODE_RANK=0 NPROC=8 bash scripts/finetune/train_nodes.sh    # on node0
 #   MASTER_ADDR=node0 NNODES=2 NODE_RANK=1 NPROC=8 bash scripts/finetune/train_nodes.sh    # on the other
 set -euo pipefail
@@ -18,13 +19,12 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${NNODES:=2}"              # machines
 : "${NODE_RANK:=0}"           # of this one
 : "${MASTER_ADDR:=127.0.0.1}" # name or address of the machine with NODE_RANK 0
-: "${NPROC:=1}" # GPUs of each machine to use
+: "${NPROC:=1}"              # GPUs of each machine to use
 : "${MASTER_PORT:=33325}"
 : "${REPORT_TO:=none}" # none | wandb | tensorboard
-: "${LOG_FILE:=./log/finetune/train_nodes_${NODE_RANK}_$(date +%Y%m%d%H%M%S).log}"
+: "${LOG_FILE:=./log/finetune/train_nodes_$(date +%Y%m%d%H%M%S).log}"
 
-launch "$LOG_FILE" torchrun --nnodes="$NNODES" --node_rank="$NODE_RANK" --nproc_per_node="$NPROC" \
-  --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" -m src.finetune.train_ddp_vl \
+launch_ranks "$LOG_FILE" -m src.finetune.train_ddp_vl \
   --seed 42 \
   --base_model "$BASE_MODEL" \
   --model_type "$MODEL_TYPE" \

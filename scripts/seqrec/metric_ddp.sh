@@ -15,11 +15,11 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${TEST_TASK:=seqrec}"
 : "${FILTER_HISTORY:=False}" # True leaves out items that the user already has
 : "${RESULTS_FILE:=./results/$DATASET/$TEST_TASK-$(basename "$CKPT_MODEL").json}"
-: "${NPROC:=1}" # GPUs of this machine to use
+: "${NPROC:=1}" # GPUs of this machine to use, or of each: see NNODES in scripts/launch.sh
 : "${MASTER_PORT:=33326}"
 : "${LOG_FILE:=./log/seqrec/metric_ddp_${TEST_TASK}_$(date +%Y%m%d%H%M%S).log}"
 
-launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_PORT" -m src.seqrec.metric_ddp \
+launch_ranks "$LOG_FILE" -m src.seqrec.metric_ddp \
   --dataset "$DATASET" \
   --data_path "$DATA_PATH" \
   --index_file "$INDEX_FILE" \

@@ -16,7 +16,7 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${TEST_TASK:=text_enrich}"
 : "${NAME:=$(basename "$CKPT_MODEL")}" # of the model in tables
 : "${RESULTS_FILE:=./results/$DATASET/$TEST_TASK-$NAME.json}"
-: "${NPROC:=1}" # GPUs of this machine to use
+: "${NPROC:=1}" # GPUs of this machine to use, or of each: see NNODES in scripts/launch.sh
 : "${MASTER_PORT:=33327}"
 : "${LOG_FILE:=./log/text_generate/evaluate_${NAME}_$(date +%Y%m%d%H%M%S).log}"
 
@@ -26,7 +26,7 @@ else
   asked=(--index_file "$INDEX_FILE" --base_model "$BASE_MODEL" --lora "$LORA")
 fi
 
-launch "$LOG_FILE" torchrun --nproc_per_node="$NPROC" --master_port="$MASTER_PORT" -m src.text_generation.evaluate \
+launch_ranks "$LOG_FILE" -m src.text_generation.evaluate \
   --dataset "$DATASET" \
   --data_path "$DATA_PATH" \
   --ckpt_model "$CKPT_MODEL" \

@@ -26,6 +26,7 @@ from src.common.artifacts import (
 )
 from src.common.cli import check_at_least
 from src.common.distributed import check_device_name, resolve_device, world_size
+from src.common.interactions import interaction_files
 from src.common.log import logger
 from src.common.record import plain
 from src.common.stages import Stages, hold_lock, run_process
@@ -166,7 +167,8 @@ def run_stages(config: LcrecConfig, work: Path) -> None:
     """Runs what is not done yet; everything but the results goes to the folder `work`."""
     merges = bool(config.deepspeed) and engine_of(finetune_config(config)).cuts_weights
     stages = Stages(work / "stages.json", total=4 + (not config.embeddings) + merges)
-    file = dataset_paths(config.data_path, config.dataset).file
+    paths = dataset_paths(config.data_path, config.dataset)
+    file = paths.file
     ranks = config.nproc if config.nproc > 1 or config.deepspeed else 0
     where = flags_of(config, "dataset", "data_path")
     device = flags_of(config, "device")
@@ -174,8 +176,9 @@ def run_stages(config: LcrecConfig, work: Path) -> None:
     embeddings = config.embeddings or work / "embeddings" / f"{config.dataset}.emb-{NAME}.npy"
     if not config.embeddings:
         module, flags = embedding_command(config)
-        command = [module, *flags, *where, "--out_dir", embeddings.parent, "--name", NAME]
-        depends, processes = [module, flags, contents(file("item.json"))], 0
+        command: list[Any] = [module, *flags, *where, "--out_dir", embeddings.parent, "--name", NAME]
+        depends: list[Any] = [module, flags, contents(file("item.json"))]
+        processes = 0
         if config.embedding_model:
             command, processes = [*command, *device], ranks
             depends.append(model_contents(config.embedding_model))
@@ -203,8 +206,8 @@ def run_stages(config: LcrecConfig, work: Path) -> None:
     )  # fmt: skip
 
     model, flags = work / "finetuned", finetune_flags(config)
-    data = contents(*map(file, ("inter.json", "item.json", "user.json", "split.json")))
-    depends = [flags, config.batch_size, merges, data, model_contents(config.base_model)]
+    tables = [*interaction_files(paths), *map(file, ("item.json", "user.json", "split.json"))]
+    depends = [flags, config.batch_size, merges, contents(*tables), model_contents(config.base_model)]
     stages.run(
         "fine-tuning", depends, lambda: [model / TOKEN_META],
         lambda: finetune(stages, model, [*flags, *finetune_places(config, index_file, model)], ranks),

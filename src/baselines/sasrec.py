@@ -22,6 +22,7 @@ class SASRecConfig(TrainedConfig):
     """The defaults were chosen on the validation split of Beauty (docs/baselines_readme.md)."""
 
     loss: str = "ce"
+    horizon: int = 3  # items after a position that are its targets; 1: the next alone, as in the paper
     hidden_size: int = 128
     num_layers: int = 2
     num_heads: int = 2
@@ -35,6 +36,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser = build_training_parser(description, d)
     add = parser.add_argument
     add("--loss", choices=("ce", "bce"), default=d.loss, help="softmax over all items, or against one random item")
+    add("--horizon", type=int, default=d.horizon, help="next items that are targets, each worth half of the one before")
     add("--hidden_size", type=int, default=d.hidden_size, help="width")
     add("--num_layers", type=int, default=d.num_layers, help="transformer layers")
     add("--num_heads", type=int, default=d.num_heads, help="attention heads")

@@ -1,7 +1,8 @@
 """SASRec: a causal transformer over item embeddings, whose dot products with all items are scores.
 
 Reference: Kang and McAuley, 2018, https://arxiv.org/abs/1808.09781; with a softmax over all items as in Klenitskiy and
-Vasilev, 2023, https://arxiv.org/abs/2309.07602. Shape letters: B users, T positions, D width, N items;
+Vasilev, 2023, https://arxiv.org/abs/2309.07602, and with more than the next item as target in the manner of Pancha et
+al., 2022, https://arxiv.org/abs/2205.04507. Shape letters: B users, T positions, D width, N items;
 item 0 is padding, item j + 1 is column j of the catalogue.
 """
 
@@ -52,44 +53,59 @@ class AllItemsLoss(torch.autograd.Function):
     """Cross-entropy over all items, with its gradients, in parts that fit into the cache: M x N scores never exist."""
 
     @staticmethod
-    def forward(ctx, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """(): mean over M; (M, D) states, (N, D) weight, (M,) int64 targets from 0."""
+    def forward(ctx, states: Tensor, weight: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+        """(): mean over M; (M, D) states, (N, D) weight, (M, H) int64 targets from 0 and their shares, 1 a row."""
         num_rows = max(1, SCORES_AT_ONCE[states.device.type == "cuda"] // len(weight))
         state_gradients, weight_gradients = torch.empty_like(states), torch.zeros_like(weight)
         total = states.new_zeros(())
         buffer = states.new_empty(min(num_rows, len(states)), len(weight))
-        parts = zip(*(whole.split(num_rows) for whole in (states, targets, state_gradients)), strict=True)
-        for rows, right, gradients in parts:
+        parts = zip(*(whole.split(num_rows) for whole in (states, targets, shares, state_gradients)), strict=True)
+        for rows, right, share, gradients in parts:
             scores = torch.mm(rows, weight.t(), out=buffer[: len(rows)])
             scores -= scores.amax(1, keepdim=True)
-            own = scores.gather(1, right[:, None])
+            own = (scores.gather(1, right) * share).sum(1, keepdim=True)
             sums = scores.exp_().sum(1, keepdim=True)
             total += (sums.log() - own).sum()
             scores /= sums
-            scores.scatter_add_(1, right[:, None], torch.full_like(own, -1.0))
+            scores.scatter_add_(1, right, -share)
             torch.mm(scores, weight, out=gradients)
             weight_gradients.addmm_(scores.t(), rows)
         ctx.save_for_backward(state_gradients, weight_gradients)
         return total / len(states)
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         state_gradients, weight_gradients = ctx.saved_tensors
         factor = upstream / len(state_gradients)
-        return state_gradients * factor, weight_gradients * factor, None
+        return state_gradients * factor, weight_gradients * factor, None, None
 
 
-def softmax_loss(model: SASRec, states: Tensor, targets: Tensor) -> Tensor:
-    """(): cross-entropy of the right one of all items; (M, D) states, (M,) targets from 1."""
-    return AllItemsLoss.apply(states, model.items.weight[1:], targets - 1)
+def upcoming(sequences: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
+    """Targets of each position but the last: the items that come after it, the nearer the more.
+
+    Args:
+        sequences: (B, T + 1) items, padded with 0 on the right.
+        horizon: H, how many of them.
+
+    Returns:
+        (B, T, H) items, 0 where there is none, and their float32 shares, each half of the one before, 1 together.
+    """
+    items = functional.pad(sequences[:, 1:], (0, horizon - 1)).unfold(1, horizon, 1)
+    shares = (items > 0) * 0.5 ** torch.arange(horizon, device=items.device)
+    return items, shares / shares.sum(2, keepdim=True).clamp(min=1e-9)
 
 
-def binary_loss(model: SASRec, states: Tensor, targets: Tensor) -> Tensor:
-    """(): the right item against one drawn at random from all; the paper leaves the user's own items out."""
+def softmax_loss(model: SASRec, states: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+    """(): cross-entropy over all items; (M, D) states, (M, H) targets from 1, 0 where there is none, and shares."""
+    return AllItemsLoss.apply(states, model.items.weight[1:], (targets - 1).clamp(min=0), shares)
+
+
+def binary_loss(model: SASRec, states: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+    """(): each target against an item drawn at random from all; the paper leaves the user's own items out."""
     others = torch.randint(1, len(model.items.weight), targets.shape, device=targets.device)
-    right, wrong = ((states * model.items(items)).sum(1) for items in (targets, others))
-    loss = functional.binary_cross_entropy_with_logits
-    return loss(right, torch.ones_like(right)) + loss(wrong, torch.zeros_like(wrong))
+    right, wrong = (torch.einsum("md,mhd->mh", states, model.items(items)) for items in (targets, others))
+    losses = functional.softplus(-right) + functional.softplus(wrong)
+    return (losses * shares).sum(1).mean()
 
 
 LOSSES = {"ce": softmax_loss, "bce": binary_loss}

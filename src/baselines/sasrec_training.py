@@ -11,13 +11,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from src.baselines.core import history_entries, last_items
 from src.baselines.sasrec import SASRecConfig
-from src.baselines.sasrec_model import LOSSES, SASRec
+from src.baselines.sasrec_model import LOSSES, SASRec, upcoming
 from src.baselines.training import Training
 from src.common.cli import check_at_least
 from src.common.distributed import resolve_device, world_size
 from src.common.seed import seed_everything
 from src.seqrec.results import read_results
 from src.tasks.catalogue import Catalogue
+from src.tasks.task import Split
 
 EVALUATED = 128  # users scored at a time: their scores stay in the processor's cache
 MAX_GRADIENT_NORM = 5.0
@@ -26,9 +27,11 @@ MAX_GRADIENT_NORM = 5.0
 class SASRecTraining(Training):
     """SASRec on the users of a dataset."""
 
+    config: SASRecConfig
+
     def __init__(self, catalogue: Catalogue, config: SASRecConfig):
         super().__init__(catalogue, config, settles_nothing=["epochs"])
-        check_at_least(config, hidden_size=1, num_layers=1, num_heads=1, max_his_len=1)
+        check_at_least(config, hidden_size=1, num_layers=1, num_heads=1, max_his_len=1, horizon=1)
         if config.hidden_size % config.num_heads:
             raise ValueError(f"--hidden_size {config.hidden_size} is no multiple of --num_heads {config.num_heads}")
         if not 0 <= config.dropout < 1:
@@ -62,9 +65,10 @@ class SASRecTraining(Training):
         for number in rng.permutation(len(batches)):
             users = self.users[batches[number]]
             sequences = self.sequences(users, self.catalogue.train_end[users], self.config.max_his_len + 1)
-            inputs, targets = sequences[:, :-1], sequences[:, 1:]
-            known = targets > 0
-            loss = LOSSES[self.config.loss](self.learner, self.learner(inputs)[known], targets[known])
+            targets, shares = upcoming(sequences, self.config.horizon)
+            known = sequences[:, 1:] > 0
+            states = self.learner(sequences[:, :-1])[known]
+            loss = LOSSES[self.config.loss](self.learner, states, targets[known], shares[known])
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.learner.parameters(), MAX_GRADIENT_NORM)
@@ -91,7 +95,7 @@ class SASRecTraining(Training):
         return self.model.scores(states).cpu().numpy()
 
     @torch.no_grad()
-    def quality(self, split: str) -> float:
+    def quality(self, split: Split) -> float:
         """NDCG@10 on a split, by the rank of each target alone; equal scores count as better."""
         self.model.eval()
         targets = self.catalogue.next_item_targets(split)

@@ -20,6 +20,7 @@ from src.common.distributed import barrier, is_main
 from src.common.log import logger
 from src.common.record import plain
 from src.tasks.catalogue import Catalogue
+from src.tasks.task import Split
 
 SETTLES_NOTHING = {"results_file", "split", "num_beams", "metrics", "patience", "device"}  # of the weights
 SETTLES_NOTHING |= {"dataset", "data_path", "index_file"}  # which are told by what they hold, not by how they are spelt
@@ -46,7 +47,10 @@ class Training(ABC):
         Raises:
             ValueError: nothing to train on, to choose the epoch by, or to rank; or a setting out of its range.
         """
-        for split, purpose in (("train", "train on"), ("valid", "choose the epoch by"), (config.split, "rank")):
+        purposes: tuple[tuple[Split, str], ...] = (
+            ("train", "train on"), ("valid", "choose the epoch by"), (config.split, "rank"),
+        )  # fmt: skip
+        for split, purpose in purposes:
             if not len(catalogue.next_item_targets(split).users):
                 raise ValueError(
                     f"{catalogue.name} has no {split} sample to {purpose}: its sequences are too short, or its"
@@ -73,7 +77,7 @@ class Training(ABC):
         """One pass over the training samples, whose randomness depends on seed and `epoch` alone; gives the loss."""
 
     @abstractmethod
-    def quality(self, split: str) -> float:
+    def quality(self, split: Split) -> float:
         """NDCG@10 on a split."""
 
     def stateful(self) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class Training(ABC):
         self._resume()
         if not self.epoch:
             raise ValueError(
-                f"{self.checkpoint} is of other data than {self.catalogue.paths.file('inter.json')}, or of other"
+                f"{self.checkpoint} is of other data than {self.catalogue.interactions_path}, or of other"
                 f" settings than {self.config.results_file} tells: train the baseline anew"
             )
         self.model.load_state_dict(self.best_weights)

@@ -6,10 +6,12 @@ Readers name the file, the entry at fault and the remedy. Writers write beside t
 run or a full disk leaves the old file or none, never half of one.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,18 +36,50 @@ def atomic_path(path: str | Path, synced: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary, handle = _open_temporary(path)
     try:
         yield temporary
         if synced:
             with open(temporary, "rb") as written:  # on disk before the rename
                 os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~UMASK)  # mkstemp makes private files
+        temporary.chmod(0o666 & ~UMASK)  # it was a private file
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)  # which unlocks it
+
+
+def _open_temporary(path: Path) -> tuple[Path, int]:
+    """An empty file beside `path`, and its handle, which holds a lock on it.
+
+    Its name is always the same, unless another living process has it locked: so what a killed run was writing is taken
+    over by the next that writes `path`, and no half-written file stays for good.
+    """
+    number = -1
+    while True:
+        number += 1
+        temporary = path.with_name(f".{path.name}.{number}{path.suffix}")
+        try:
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o600)
+        except PermissionError:
+            if not temporary.exists():
+                raise
+            continue  # another user's
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(temporary)):
+                os.ftruncate(handle, 0)
+                return temporary, handle
+        except (BlockingIOError, FileNotFoundError):  # it is in use, or was renamed between opening and locking
+            pass
+        except OSError:  # a disk without locks: nobody there writes a file of this name
+            os.close(handle)
+            temporary.unlink(missing_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+            return Path(name), handle
+        os.close(handle)
 
 
 def check_writable(path: str | Path) -> None:
@@ -113,8 +147,7 @@ def read_json(path: str | Path, remedy: str = "") -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
             raise ValueError(f"{path} has the key {twice!r} twice: remove one of them")
         return table
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.distributed import check_device_name, rank
+from src.common.machines import tell_the_others
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_FOLDERS = tuple(ROOT / name for name in ("src", "index", "data_process", "scripts", "benchmarks"))
@@ -22,12 +23,14 @@ def user_errors() -> Iterator[None]:
     """Ends the program with one line and exit status 2 where our own code finds the input at fault.
 
     That is every ValueError and OSError that a `raise` in this repository makes: they name the value at fault and the
-    cure. What a library raises, or a line of ours by accident, is a bug and keeps its traceback.
+    cure. What a library raises, or a line of ours by accident, is a bug and keeps its traceback. Under torchrun the
+    ranks that wait for this one are told.
     """
     try:
         yield
-    except (ValueError, OSError) as error:
-        if not _raised_on_purpose(error):
+    except Exception as error:
+        tell_the_others(error)
+        if not isinstance(error, (ValueError, OSError)) or not _raised_on_purpose(error):
             raise
         where = f"[rank {rank()}] " if rank() else ""
         print(f"error: {where}{error}", file=sys.stderr)
@@ -62,9 +65,14 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
 
 
-def add_switch(parser: argparse._ActionsContainer, *flags: str, default: bool = False, **options) -> None:
+def add_switch(parser: argparse._ActionsContainer, *flags: str, default: bool | None = False, **options) -> None:
     """A switch that takes `--bn`, `--bn True` and `--bn False` alike."""
     parser.add_argument(*flags, type=boolean, nargs="?", const=True, default=default, metavar="True|False", **options)
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Flags as the fields of a config: lists become tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -73,7 +81,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.required or action.default in (None, [], (), {}):  # the help itself says what then happens
             return action.help or ""
-        return super()._get_help_string(action)
+        return super()._get_help_string(action) or ""
 
     def _expand_help(self, action: argparse.Action) -> str:
         if isinstance(action.default, (list, tuple)) and action.default:
@@ -87,9 +95,11 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
-def add_dataset_flags(parser: argparse._ActionsContainer, dataset_help: str = "name of the dataset") -> None:
+def add_dataset_flags(
+    parser: argparse._ActionsContainer, dataset_help: str = "name of the dataset", required: bool = True
+) -> None:
     parser.add_argument("--data_path", type=Path, default=Path("data"), help="folder that holds <dataset>/")
-    parser.add_argument("--dataset", required=True, help=dataset_help)
+    parser.add_argument("--dataset", required=required, help=dataset_help)
 
 
 def device_name(text: str) -> str:

@@ -56,6 +56,9 @@ def init_process_group(device: "torch.device") -> None:
     import torch.distributed as dist
 
     if world_size() > 1 and not dist.is_initialized():
+        from src.common.machines import meet
+
+        meet()
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from src.common.artifacts import DatasetPaths, atomic_path, read_json, write_json, write_text
+from src.common.mapped_npz import map_npz
 from src.common.sid import SidIndex, level_letters, parse_sid_token
 
 
@@ -49,7 +50,7 @@ def resolve_index_file(index_file: str | Path, paths: DatasetPaths) -> Path:
     )
 
 
-def load_sid_index(path: str | Path, item_ids: Sequence[int] | None = None) -> SidIndex:
+def load_sid_index(path: str | Path, item_ids: Sequence[int] | np.ndarray | None = None) -> SidIndex:
     """A SID index: `.json` ({item: ["<a_0>", ...]}) or `.npz` (item_ids, codes), with its meta sidecar if there is one.
 
     Args:
@@ -63,17 +64,17 @@ def load_sid_index(path: str | Path, item_ids: Sequence[int] | None = None) -> S
     meta = read_json(meta_path) if meta_path.is_file() else {}
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                ids, codes = arrays["item_ids"].astype(np.int64), arrays["codes"].astype(np.int64)
-                letters = tuple(map(str, arrays["letters"])) if "letters" in arrays else level_letters(codes.shape[1])
+            arrays = map_npz(path)
+            ids, codes = arrays["item_ids"].astype(np.int64), arrays["codes"]
+            letters = tuple(map(str, arrays["letters"])) if "letters" in arrays else level_letters(codes.shape[1])
         except (BadZipFile, KeyError, EOFError, ValueError) as error:
             raise ValueError(f"{path} is not a whole index ({error}). Make or copy it again") from error
+        if not np.issubdtype(codes.dtype, np.integer):
+            raise ValueError(f"{path}: codes must be whole numbers, are {codes.dtype}")
         if codes.ndim != 2 or ids.shape != codes.shape[:1] or not len(ids) or codes.min() < 0:
             raise ValueError(
                 f"{path} must hold item_ids (N,) and codes (N, L) from 0, has {ids.shape} and {codes.shape}"
             )
-        if len(np.unique(ids)) != len(ids):
-            raise ValueError(f"{path} names an item twice")
     else:
         table = read_json(path, "Make an index with: bash index/generate.sh")
         if not table:
@@ -94,8 +95,11 @@ def load_sid_index(path: str | Path, item_ids: Sequence[int] | None = None) -> S
                     f"{path}: item {item} has {''.join(tokens)}, the first item {''.join(first)}: levels differ"
                 )
             codes[row] = [code for _, code in parsed]
-    order = np.argsort(ids, kind="stable")
-    ids, codes = ids[order], codes[order]
+    if (ids[1:] <= ids[:-1]).any():  # else they are in order, and mapped codes stay where they are
+        order = np.argsort(ids, kind="stable")
+        ids, codes = ids[order], codes[order]
+        if (ids[1:] == ids[:-1]).any():
+            raise ValueError(f"{path} names an item twice")
     sizes = tuple(int(size) for size in meta.get("codebook_sizes", codes.max(0) + 1))
     if len(sizes) != len(letters) or (codes >= np.asarray(sizes)).any():
         raise ValueError(f"{meta_path} gives codebook sizes {list(sizes)} that do not fit {path}: make the index again")

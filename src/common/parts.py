@@ -6,13 +6,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from src.common.artifacts import atomic_path, file_hash, read_json, write_json
 from src.common.distributed import barrier, is_main, shard
 from src.common.log import progress
+from src.common.machines import check_same, check_shared
 from src.common.record import plain
 
 SAVE_SECONDS = 60  # how much work a killed run may lose
@@ -45,6 +46,8 @@ class Parts:
 
     def __init__(self, folder: Path, key: dict[str, str]):
         self.folder = folder
+        check_shared(folder.parent, "--results_file")
+        check_same(key, "data, checkpoint or settings")
         if is_main():
             stamp = folder / "run.json"
             if not stamp.is_file() or read_json(stamp) != key:
@@ -52,7 +55,7 @@ class Parts:
                 write_json(stamp, key)
         barrier()
 
-    def __enter__(self) -> "Parts":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
@@ -67,9 +70,10 @@ class Parts:
 
     def save(self, prompt_id: int, samples: Sequence[np.ndarray], arrays: Sequence[Arrays]) -> None:
         """Writes what was made of some batches."""
-        joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+        tables: dict[str, Any] = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+        tables["samples"] = np.concatenate(samples)
         with atomic_path(self.folder / f"{prompt_id}-{int(samples[0][0])}.npz") as temporary:
-            np.savez(temporary, samples=np.concatenate(samples), **joined)
+            np.savez(temporary, **tables)
 
     def work(
         self,

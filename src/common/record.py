@@ -1,6 +1,7 @@
 """What a run was: resolved settings, command, commit and hashes of its inputs, for `run.json` and results files."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ from src.common.artifacts import file_hash
 
 
 def commit() -> str:
-    """The commit of this checkout, with `-dirty` where files differ; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
+    """The commit of this checkout, with `-dirty` where files differ; outside one $GREC_COMMIT, or "unknown"."""
+    root, unknown = Path(__file__).resolve().parents[2], os.environ.get("GREC_COMMIT") or "unknown"
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -23,8 +24,8 @@ def commit() -> str:
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return unknown
+    return done.stdout.strip() or unknown
 
 
 def plain(value: Any) -> Any:

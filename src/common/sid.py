@@ -38,7 +38,7 @@ class SidIndex:
 
     Attributes:
         item_ids: (N,) int64, ascending.
-        codes: (N, L) int64; row i is the SID of `item_ids[i]`.
+        codes: (N, L) int64, or of a compact index int32, mapped; row i is the SID of `item_ids[i]`.
         letters: letter of each level, as in the tokens.
         codebook_sizes: codewords of each level; every code is below its level's size.
         path, meta: where it was read from, and its sidecar.
@@ -50,6 +50,17 @@ class SidIndex:
     codebook_sizes: tuple[int, ...]
     path: Path | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """`path`, of an index that was read from a file.
+
+        Raises:
+            ValueError: this one was put together in memory.
+        """
+        if self.path is None:
+            raise ValueError("this SID index was made in memory and lies in no file: save it first")
+        return self.path
 
     @property
     def num_levels(self) -> int:
@@ -85,11 +96,31 @@ class SidIndex:
 
     def sid_numbers(self) -> np.ndarray:
         """(N,) int64: number of each row's SID, from 0; rows that share a SID have one number."""
-        return np.unique(self.codes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        keys = sid_keys(self.codes)
+        axis = 0 if keys is None else None
+        return np.unique(self.codes if keys is None else keys, axis=axis, return_inverse=True)[1].reshape(-1)
 
     def collision_rate(self) -> float:
         """1 - distinct SIDs / items."""
-        return 1 - len(np.unique(self.codes, axis=0)) / len(self.codes)
+        keys = sid_keys(self.codes)
+        distinct = np.unique(self.codes, axis=0) if keys is None else np.unique(keys)
+        return 1 - len(distinct) / len(self.codes)
+
+
+def sid_keys(sids: np.ndarray) -> np.ndarray | None:
+    """(N,) int64: a number for each row of (N, L) codes or tokens, in their order; None if 63 bits are too few.
+
+    Numbers sort several times as fast as rows, and in a fraction of the memory.
+    """
+    low = sids.min(0)
+    widths = [int(width).bit_length() for width in sids.max(0) - low]
+    if sum(widths) > 63:
+        return None
+    keys = np.zeros(len(sids), np.int64)
+    for level, width in enumerate(widths):
+        keys <<= width
+        keys |= sids[:, level] - low[level]
+    return keys
 
 
 def join_indexes(indexes: Sequence[SidIndex]) -> tuple[SidIndex, list[int]]:

@@ -13,9 +13,9 @@ from src.common.images import undecodable
 from src.common.log import logger, setup_logging
 from src.families import check_base_model, family_of
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
-from src.finetune.engine import check_engine
-from src.tasks.catalogue import Catalogue, Split, join_catalogues, load_catalogue
-from src.tasks.task import Task, load_task
+from src.finetune.engine import check_engine, with_accelerate
+from src.tasks.catalogue import Catalogue, join_catalogues, load_catalogue
+from src.tasks.task import Split, Task, load_task
 from src.tasks.texts import add_texts
 
 
@@ -51,6 +51,7 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], list[Cata
 
 def check_settings(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task]]:
     """The part of `check` that needs no data."""
+    config = with_accelerate(config)
     family = family_of(config.model_type, config.vision, config.entry)
     tasks = [load_task(name, config.prompt_lang) for name in config.tasks]
     if not tasks or len({task.name for task in tasks}) != len(tasks):
@@ -132,7 +133,7 @@ def check_splits(config: FinetuneConfig, tasks: list[Task], catalogues: list[Cat
 
     def size(task: Task, catalogue: Catalogue, split: Split) -> int:
         next_item = task.kind == "next_item"
-        return len(catalogue.next_item_targets(split)[0] if next_item else task.example_ids(catalogue, split, holdout))
+        return catalogue.num_targets(split) if next_item else len(task.example_ids(catalogue, split, holdout))
 
     for task, catalogue in product(tasks, catalogues):
         if not size(task, catalogue, "train"):

@@ -1,11 +1,13 @@
 """How ranks share a model: plain DDP, DeepSpeed (--deepspeed) or FSDP2 (--fsdp), and what does not go together."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.common.artifacts import read_json
 from src.common.distributed import init_process_group
+from src.common.machines import meet
 from src.finetune.config import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -29,6 +31,52 @@ class Engine(NamedTuple):
     def cuts_weights(self) -> bool:
         """Then all ranks must run the same modules at the same time, for each holds a part of every weight."""
         return self.stage == 3
+
+
+def with_accelerate(config: FinetuneConfig) -> FinetuneConfig:
+    """The config with what the file of `accelerate launch` says, where we have a flag for it.
+
+    transformers would follow that file too, and train otherwise than the flags and the record of the run say.
+
+    Raises:
+        ValueError: it contradicts a flag, or says what has no flag.
+    """
+    told = os.environ.get
+    precision = told("ACCELERATE_MIXED_PRECISION")
+    if precision is None:  # its launcher always sets it, and nothing else does
+        return config
+    changes: dict[str, Any] = {}
+    if precision != "no":
+        others = [flag for flag in ("bf16", "fp16") if flag != precision and getattr(config, flag)]
+        if precision not in ("bf16", "fp16") or others:
+            against = f"--{others[0]}" if others else "only bf16 and fp16 are known here"
+            raise ValueError(
+                f"accelerate's config says mixed_precision: {precision}, but {against}: take one of them out"
+            )
+        changes[precision] = True
+    for name, cure in (
+        ("FSDP", "distributed_type: MULTI_GPU in its file, and --fsdp config/fsdp2.json here"),
+        ("MEGATRON_LM", "distributed_type: MULTI_GPU or DEEPSPEED in its file"),
+    ):
+        if told(f"ACCELERATE_USE_{name}", "false") == "true":
+            raise ValueError(f"accelerate's config asks for {name}, which is not taken from there: {cure}")
+    if told("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO":
+        raise ValueError(
+            "accelerate's config asks for torch.compile (dynamo_backend), which GRec does not: take it out"
+        )
+    if told("ACCELERATE_USE_DEEPSPEED", "false") == "true":
+        path = told("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+        if path is None:
+            raise ValueError(
+                "accelerate's config asks for DeepSpeed without a deepspeed_config_file: name one of config/, such as"
+                " config/ds_z2_bf16.json, instead of zero_stage and the like"
+            )
+        if config.deepspeed not in (None, path):
+            raise ValueError(f"accelerate's config says {path}, but --deepspeed {config.deepspeed}: leave out the flag")
+        changes["deepspeed"] = path
+    if told("ACCELERATE_USE_CPU", "False") == "True" and config.device == "auto":
+        changes["device"] = "cpu"
+    return replace(config, **changes)
 
 
 def engine_of(config: FinetuneConfig) -> Engine:
@@ -60,13 +108,13 @@ def check_engine(config: FinetuneConfig) -> None:
     if config.deepspeed and config.fsdp:
         raise ValueError("--deepspeed and --fsdp exclude each other: keep one")
     if config.deepspeed:
-        _check_deepspeed(config)
+        _check_deepspeed(config, config.deepspeed)
     if config.fsdp:
         _check_fsdp(config)
 
 
-def _check_deepspeed(config: FinetuneConfig) -> None:
-    settings = read_json(config.deepspeed)
+def _check_deepspeed(config: FinetuneConfig, path: str) -> None:
+    settings = read_json(path)
     for precision in ("bf16", "fp16"):
         wanted, section = getattr(config, precision), settings.get(precision)
         if wanted and section is None:
@@ -111,6 +159,7 @@ def start_engine(config: FinetuneConfig, device: "torch.device") -> None:
     import deepspeed
     import deepspeed.ops
 
+    meet()
     if device.type == "cpu":  # skips a C++ op that takes a minute to build and that gloo does not need
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else None)

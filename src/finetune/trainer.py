@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from src.blocks import Block, block_of, join
 from src.collate import TrainingCollator
 from src.common.distributed import gather, is_main, shard, world_size
 from src.common.log import duration, logger
-from src.dataset import Mixture, TaskDataset, part_groups
+from src.dataset import Mixture, ShuffledSampler, TaskDataset, part_groups
 from src.finetune.muon import MuonAdamW
 from src.models import ATTENTION, TOKEN_TABLES, AnswerRows
 from src.prompt import Sample
@@ -24,6 +25,10 @@ from src.prompt import Sample
 
 class AnswerTrainer(Trainer):
     """Cross-entropy over answer tokens, its mean taken over all ranks and accumulated batches at once."""
+
+    # as transformers' Trainer sets them
+    optimizer: Any
+    control: Any
 
     def __init__(self, *, valid_parts: list[TaskDataset], muon: bool, in_step: bool, **options: Any):
         """
@@ -43,6 +48,10 @@ class AnswerTrainer(Trainer):
         """Embeddings do not decay: rows that a batch does not hold would shrink, and frozen old rows would change."""
         names = super().get_decay_parameter_names(model)
         return [name for name in names if not any(part in name for part in TOKEN_TABLES)]
+
+    def _get_train_sampler(self, train_dataset: Mixture | None = None) -> ShuffledSampler:
+        """Instead of the Trainer's, which lists all samples as Python numbers."""
+        return ShuffledSampler(self.train_dataset, self.args.data_seed)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.muon and self.optimizer is None:
@@ -71,6 +80,17 @@ class AnswerTrainer(Trainer):
     def _loads_whole_model(self) -> bool:
         return isinstance(self.model, PreTrainedModel) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        """An epoch; none where all steps are done already.
+
+        A run that was killed after its last step goes on from a checkpoint of that step. The Trainer would look at the
+        number of steps only after one more, and every such start would train a step further.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **options)
+
     def token_losses(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """(P,) cross-entropy of every answer token of a batch."""
         inputs = dict(inputs)
@@ -96,10 +116,11 @@ class AnswerTrainer(Trainer):
         sums = torch.zeros(len(self.valid_parts), 2, dtype=torch.float64)
         for number, part in enumerate(self.valid_parts):
             size = self.args.per_device_eval_batch_size
-            batches = [range(i, min(i + size, len(part))) for i in range(0, len(part), size)]
-            mine = list(shard(batches))
-            idle = -(-len(batches) // world_size()) - len(mine) if self.in_step else 0
-            for place, batch in enumerate([*mine, *batches[:idle]]):
+            begins = range(0, len(part), size)
+            mine = shard(begins)
+            idle = -(-len(begins) // world_size()) - len(mine) if self.in_step else 0
+            for place, begin in enumerate(chain(mine, begins[:idle])):
+                batch = range(begin, min(begin + size, len(part)))
                 inputs = self._prepare_inputs(self.data_collator(part.__getitems__(batch)))
                 with self.compute_loss_context_manager():
                     losses = self.token_losses(model, inputs)

@@ -4,13 +4,16 @@ import random
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from src.collate import TrainingCollator
 from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
+from src.common.interactions import interaction_inputs
 from src.common.log import duration, logger
+from src.common.machines import check_same, check_shared
 from src.common.record import run_record
 from src.common.seed import seed_everything
 from src.common.sid import SidIndex
@@ -58,6 +61,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     arguments = None
     if not config.preflight:
         start_engine(config, device)
+        check_shared(config.output_dir, "--output_dir")
         arguments = make_arguments(config, device)  # before the model: it tells transformers that ZeRO-3 cuts weights
     checkpoint = checkpoint_to_resume(config)
     started -= seconds_until(checkpoint)
@@ -86,11 +90,13 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     say_memory(config, loaded, train_parts, collator, ranks)
     if config.preflight:
         return config.output_dir
-    record = run_record(config, input_files(catalogues)) | {
+    record = run_record(config, input_files(catalogues))
+    check_same({name: file["sha256"] for name, file in record["inputs"].items()}, "data")
+    record |= {
         "tasks": [task.name for task in tasks],
         "templates_sha256": {task.name: task.templates_sha256 for task in tasks},
         "prompt_settings": vars(settings),
-        "index_file": ",".join(str(catalogue.sid_index.path) for catalogue in catalogues),
+        "index_file": ",".join(str(catalogue.index.file) for catalogue in catalogues),
         "sid_init": way,
         "world_size": ranks,
         "global_batch_size": global_batch,
@@ -100,7 +106,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     if is_main():
         write_json(config.output_dir / "run.json", record, indent=2)
 
-    hashes = {catalogue.name: file_hash(catalogue.sid_index.path) for catalogue in catalogues}
+    hashes = {catalogue.name: file_hash(catalogue.index.file) for catalogue in catalogues}
     meta = token_meta(index, base_vocab, config.add_sid_tokens) | {"indexes": hashes}
 
     def complete(folder: Path) -> None:
@@ -110,6 +116,8 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         write_json(folder / TOKEN_META, meta)
         write_json(folder / "run.json", record, indent=2)
 
+    if checkpoint and is_main() and checkpoint.parent == config.output_dir and not (checkpoint / "run.json").is_file():
+        complete(checkpoint)  # the run was killed after it had written the weights, and before what belongs to them
     trainer = train(config, arguments, loaded, train_parts, valid_parts, collator, checkpoint, complete)
     save(config, trainer)
     if is_main():
@@ -131,11 +139,11 @@ def prompt_settings(config: FinetuneConfig, index: SidIndex) -> PromptSettings:
 
 def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
     """Every file that samples are made of; with several datasets each name begins with the dataset's."""
-    files = {}
+    files: dict[str, Path] = {}
     for catalogue in catalogues:
         lead, file = f"{catalogue.name} " if len(catalogues) > 1 else "", catalogue.paths.file
-        files |= {f"{lead}interactions": file("inter.json"), f"{lead}items": file("item.json")}
-        files[f"{lead}index"] = catalogue.sid_index.path
+        files |= {**interaction_inputs(catalogue.paths, lead), f"{lead}items": file("item.json")}
+        files[f"{lead}index"] = catalogue.index.file
         if catalogue.enriched:
             files[f"{lead}enriched items"] = file("item_enriched_v2.json")
         if catalogue.user_texts:
@@ -209,7 +217,7 @@ def make_datasets(
     train_parts, valid_parts = [], []
     numbers = list(zip(tasks, config.train_prompt_sample_num, config.train_data_sample_num, strict=True))
     for task_id, (builder, (task, prompts, cap)) in enumerate(product(builders, numbers)):
-        common = {"task_id": task_id, "seed": config.seed, "holdout": holdout}
+        common: dict[str, Any] = {"task_id": task_id, "seed": config.seed, "holdout": holdout}
         common["learn_prompt"] = not config.only_train_response
         train_parts.append(
             TaskDataset(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.reporting.page import facts, note, section, settings_table, text
+from src.reporting.page import details, facts, note, section, settings_table, shorten, text
 from src.reporting.tiles import Tiles, person, strip
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ LEAD = (
 FACTS = {"samples": "num_samples", "parsed": "parsed", "BLEU": "bleu", "chrF": "chrf", "ROUGE-L": "rougeL"}
 SHOWN_AS = {"parsed": ".1%", "bleu": ".1f", "chrf": ".1f"}
 SHOWN_HISTORY = 8
+LONGEST_FIELD = 1500  # characters; a model that does not stop would fill the page
 
 
 def number(value: float) -> str:
@@ -42,19 +43,27 @@ def question(plan: "Plan", row: int) -> str:
 
 
 def folded_text(title: str, words: str) -> str:
-    return f'<details><summary>{text(title)}</summary><p class="asked">{text(words)}</p></details>'
+    return details(title, f'<p class="asked">{text(words)}</p>')
+
+
+def field_block(name: str, right: str, written: Mapping[str, tuple[str, float]]) -> str:
+    """A field: what each of `written` made of it, with its ROUGE-L, and the reference."""
+    answers = []
+    for who, (mine, value) in written.items():
+        score = f'<span class="score">{number(value)}</span>'
+        label = f"<small>{text(who)}{f' {score}' if len(written) > 1 else ''}</small>"
+        kind = "right" if value == 1 else "written"
+        answers.append(f'<p class="{kind}">{label}{text(shorten(mine or "nothing", LONGEST_FIELD))}</p>')
+    reference = f"<p><small>reference</small>{text(shorten(right or 'nothing', LONGEST_FIELD))}</p>"
+    parts = [score, *answers, reference] if len(written) == 1 else [reference, *answers]
+    return f'<div class="field"><b>{text(name)}</b>{"".join(parts)}</div>'
 
 
 def card(plan: "Plan", judged: "tuple[Answered, Scores]", row: int, tiles: Tiles) -> str:
     answered, scores = judged
     item = int(plan.samples.items[row])
     rows = field_rows(answered, scores, row)
-    cells = "".join(
-        f'<div class="field"><b>{text(name)}</b><span class="score">{number(value)}</span>'
-        f'<p class="{"right" if value == 1 else "written"}"><small>generated</small>{text(mine or "nothing")}</p>'
-        f"<p><small>reference</small>{text(theirs or 'nothing')}</p></div>"
-        for name, mine, theirs, value in rows
-    )
+    cells = "".join(field_block(name, theirs, {"generated": (mine, value)}) for name, mine, theirs, value in rows)
     shown = [item] if item >= 0 else plan.samples.history(plan.catalogue, row)[-SHOWN_HISTORY:].tolist()
     folded = folded_text("what the model read", question(plan, row))
     folded += folded_text("the answer as it was written", answered.answers[row] or "nothing")

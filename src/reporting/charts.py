@@ -1,20 +1,27 @@
-"""Charts as inline SVG that takes its colours from the page, and so follows light and dark."""
+"""Charts as inline SVG, or as plain elements where texts must keep their size; colours are those of the page."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from src.reporting.page import legend, text
+from src.reporting.page import dashes, legend, text
 
 WIDTH, HEIGHT = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 8, 32
 MAX_POINTS = 400  # more than a line of this width can show
 LOG_FROM = 30  # ratio of the largest to the smallest value
+NEAR_ZERO = 0.6  # an axis starts at 0 where the least value is below this share of the largest
+FEW = 30  # samples below which a mean says little
 HEAT_CELLS = 256
 HEAT_SHADES = (0.25, 0.45, 0.7, 1.0)
 
 Points = Sequence[tuple[float, float]]
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -69,15 +76,18 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, may_be_lo
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:.6g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{text(x_label)}</text>')
-    for row, points in enumerate(drawn.values()):
-        places = [place(x, y) for x, y in points]
+    for name, curve in drawn.items():
+        row = list(series).index(name)  # a line keeps its colour in charts that lack another
+        places = [place(x, y) for x, y in curve]
         colour = f"var(--c{row % 6})"
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>')
-        if len(set(points)) <= 12:
+        drawing = f'fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round" {dashes(row)}'
+        parts.append(f'<path d="M{path}" {drawing}/>')
+        if len(set(curve)) <= 12:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{colour}"/>' for x, y in places]
     body = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">{"".join(parts)}</svg>'
-    return f"<h3>{text(title)}{' (log scale)' if log else ''}</h3>{body}{legend(list(drawn)) if len(drawn) > 1 else ''}"
+    names = legend({list(series).index(name): name for name in drawn}, lines=True) if len(series) > 1 else ""
+    return f"<h3>{text(title)}{' (log scale)' if log else ''}</h3>{body}{names}"
 
 
 def usage_chart(counts: np.ndarray) -> str:
@@ -112,6 +122,65 @@ def usage_chart(counts: np.ndarray) -> str:
     return f'<svg viewBox="0 0 {width} {height + 6 + strip}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
+class Dot(NamedTuple):
+    """A named value, with both ends of its interval where there is one."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+def dot_chart(title: str, dots: Sequence[Dot]) -> str:
+    """A line a value: name, a dot with a whisker, the number. The axis starts at 0 unless all are far from it."""
+    ends = [end for dot in dots for end in (dot.value, *(dot.interval or ()))]
+    low, high = min(ends), max(ends)
+    low = min(low, 0.0) if low < NEAR_ZERO * high or high <= 0 or low == high else low
+    margin = (high - low) * 0.04 or abs(high) * 0.05 or 1.0
+    high, low = high + margin, low - margin if low else 0.0
+
+    def across(value: float) -> str:
+        return f"{100 * (value - low) / (high - low):.2f}%"
+
+    ticks = _ticks(low, high, count=4)
+    lines = "".join(f'<i class="tick" style="left:{across(tick)}"></i>' for tick in ticks)
+    rows = []
+    for dot in dots:
+        whisker, told = "", ""
+        if dot.interval:
+            start, end = dot.interval
+            width = f"{100 * (end - start) / (high - low):.2f}%"
+            whisker = f'<i class="whisker" style="left:{across(start)};width:{width}"></i>'
+            told = f", 95 % interval {short(start)} to {short(end)}"
+        label = text(f"{dot.name}: {short(dot.value)}{told}")
+        mark = f'{lines}{whisker}<i class="dot" style="left:{across(dot.value)}"></i>'
+        rows.append(
+            f'<span>{text(dot.name)}</span><span class="track" role="img" aria-label="{label}" title="{label}">{mark}'
+            f'</span><span class="number">{short(dot.value)}</span>'
+        )
+    labels = "".join(f'<b class="label" style="left:{across(tick)}">{tick:.4g}</b>' for tick in ticks)
+    axis = f'<span></span><span class="track" aria-hidden="true">{labels}</span><span></span>'
+    return f'<h4>{text(title)}</h4><div class="dots">{"".join(rows)}{axis}</div>'
+
+
+def short(value: float) -> str:
+    """A metric as it is read: 0.0992, but 86.7 where the scale is not 0 to 1."""
+    return f"{value:.4f}" if abs(value) < 2 else f"{value:.1f}"
+
+
+def bar_panel(title: str, bars: Sequence[tuple[str, float, int]], largest: float) -> str:
+    """One of several small charts on one scale: a bar a bucket, with its value and its number of samples."""
+    rows = []
+    for label, value, count in bars:
+        few = ' class="few"' if count < FEW else ""
+        width = f"{100 * value / largest if largest > 0 else 0:.1f}%"
+        told = f"{value:.3f} <small>of {count:,}</small>"
+        rows.append(
+            f"<span{few}>{text(label)}</span><span{few}>"
+            f'<span class="filled"><i style="width:{width}"></i></span></span><span{few}>{told}</span>'
+        )
+    return f'<h4>{text(title)}</h4><div class="bars">{"".join(rows)}</div>'
+
+
 def interval_bar(value: float, interval: Sequence[float] | None, largest: float) -> str:
     """A bar of `value`, with a whisker for its interval, on a scale that ends at `largest`."""
     width, height = 130, 18
@@ -135,3 +204,12 @@ def time_bar(seconds: Mapping[str, float]) -> str:
         for place, (stage, value) in enumerate(seconds.items())
     )
     return f'<div class="bar">{"".join(parts)}</div>'
+
+
+def share_bar(share: float) -> str:
+    """A bar of 0 to 1."""
+    return (
+        f'<svg class="share" viewBox="0 0 90 8" aria-hidden="true">'
+        f'<rect width="90" height="8" rx="3" fill="var(--line)"/>'
+        f'<rect width="{90 * share:.1f}" height="8" rx="3" fill="var(--c0)"/></svg>'
+    )

@@ -3,14 +3,31 @@
 import base64
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.common.images import open_image
-from src.reporting.page import text
+from src.reporting.page import shorten, text
 from src.tasks.catalogue import Catalogue
 
 THUMBNAIL = (124, 164)  # twice the size shown, for sharp screens
 JPEG_QUALITY = 72
+LONGEST_TITLE = 160
+
+
+@dataclass
+class Budget:
+    """Bytes that the pictures of a page may still take, and how many times there was no room for one."""
+
+    left: int
+    omitted: int = 0
+
+    def take(self, picture: str) -> bool:
+        if len(picture) > self.left:
+            self.omitted += 1
+            return False
+        self.left -= len(picture)
+        return True
 
 
 def thumbnail(path: Path) -> str:
@@ -25,8 +42,9 @@ def thumbnail(path: Path) -> str:
 class Tiles:
     """Pictures of items, or their titles where there is no picture; each is encoded once."""
 
-    def __init__(self, catalogue: Catalogue):
-        self.catalogue = catalogue
+    def __init__(self, catalogue: Catalogue, budget: Budget | None = None):
+        """Without a budget there is no bound."""
+        self.catalogue, self.budget = catalogue, budget
         self.pictures: dict[int, str | None] = {}
 
     def picture(self, item_id: int) -> str | None:
@@ -39,21 +57,22 @@ class Tiles:
         return self.pictures[item_id]
 
     def title(self, item_id: int) -> str:
-        """The title, safe inside HTML."""
-        return text(self.catalogue.items[item_id]["title"].strip() or "no title")
+        """The title, safe inside HTML; a long one is cut."""
+        return text(shorten(self.catalogue.items[item_id]["title"].strip() or "no title", LONGEST_TITLE))
 
     def body(self, item_id: int) -> str:
-        """The picture, or a card with the title where there is none."""
+        """The picture, or a card with the title where there is none or no room for it."""
         title, picture = self.title(item_id), self.picture(item_id)
-        words = f'<div class="words"><span>{title}</span></div>'
-        return f'<img src="{picture}" alt="{title}" loading="lazy">' if picture else words
+        if picture and (self.budget is None or self.budget.take(picture)):
+            return f'<img src="{picture}" alt="{title}" loading="lazy">'
+        return f'<div class="words"><span>{title}</span></div>'
 
     def tile(self, item_id: int, kind: str = "", caption: str = "") -> str:
         """A card: picture or title; below it the item's id, after `caption`."""
-        title = self.title(item_id)
-        below = f"<span>{title}</span>" if self.picture(item_id) else ""
+        title, body = self.title(item_id), self.body(item_id)
+        below = f"<span>{title}</span>" if body.startswith("<img") else ""
         return (
-            f'<figure class="{kind}" title="item {item_id}: {title}">{self.body(item_id)}'
+            f'<figure class="{kind}" title="item {item_id}: {title}">{body}'
             f"<figcaption><b>{caption}#{item_id}</b>{below}</figcaption></figure>"
         )
 

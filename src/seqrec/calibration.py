@@ -65,7 +65,7 @@ def read_promises(results_file: str | Path, catalogue: Catalogue) -> Promises:
     ranks = ranks_of(items, np.concatenate([part.targets for part in parts]))
     if results.get("fusion"):  # its scores are chances already
         return Promises(np.where(items >= 0, scores, 0).astype(np.float64), ranks)
-    num_tokens = catalogue.sid_index.num_levels + 1  # with the end of the turn, as `Ranker` counts them
+    num_tokens = catalogue.index.num_levels + 1  # with the end of the turn, as `Ranker` counts them
     return Promises(chances_of(Ranked(items, scores), num_tokens, num_sharing(catalogue)), ranks)
 
 

@@ -20,6 +20,7 @@ from src.common.distributed import (
     resolve_device,
     world_size,
 )
+from src.common.interactions import interaction_files
 from src.common.log import logger, setup_logging
 from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
@@ -31,7 +32,7 @@ from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fu
 from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
-from src.tasks.task import ALIASES, KINDS, Task, Template, load_task, wording_ids
+from src.tasks.task import ALIASES, KINDS, Split, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         config.data_path, config.dataset, config.index_file, config.image_path, needs_texts=not tiger
     )
     catalogue = add_texts(catalogue, [task])
-    check_index(config.ckpt_model, config.dataset, catalogue.sid_index)
+    check_index(config.ckpt_model, config.dataset, catalogue.index)
     if task.needs_images and not catalogue.image_files:
         raise ValueError(f"{task.name} shows pictures, and {catalogue.paths.folder / config.image_path} has none")
     if task.needs_images:
@@ -157,8 +158,8 @@ class Parts(CommonParts):
         if is_tiger(config.ckpt_model):
             weights.append(Path(config.ckpt_model) / TIGER_FILE)  # how long its histories are
         inputs = [
-            catalogue.paths.file("inter.json"),
-            catalogue.sid_index.path,
+            *interaction_files(catalogue.paths),
+            catalogue.index.file,
             *filter(Path.is_file, map(catalogue.paths.file, ("item.json", "split.json"))),
             *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),
             *weights,
@@ -184,7 +185,7 @@ class Heard(NamedTuple):
 
 
 def ask_models(
-    members: list[EvaluateConfig], checked: list[tuple[Task, list[int], Catalogue]], asked: dict[str, Samples],
+    members: list[EvaluateConfig], checked: list[tuple[Task, list[int], Catalogue]], asked: dict[Split, Samples],
     several: bool, device: "torch.device",
 ) -> Heard:  # fmt: skip
     """Asks one model after another about the samples of each split."""
@@ -239,7 +240,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "--ensemble: some of these models were trained with --item_split holdout and some were not, so that they"
             f" have not seen the same items of {task.name}"
         )
-    asked = {config.split: make_samples(config, task, catalogue)}
+    asked: dict[Split, Samples] = {config.split: make_samples(config, task, catalogue)}
     if plan and plan.chooses and config.split != CHOSEN_ON:
         chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
         asked[CHOSEN_ON] = make_samples(chosen_by, task, catalogue)
@@ -259,7 +260,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         extra = {
             "is_lora": config.lora,
             "base_model": config.base_model,
-            "index": str(catalogue.sid_index.path),
+            "index": str(catalogue.index.file),
             "checkpoint": str(config.ckpt_model),
             "test_task": task.name,
             "prompt_lang": None if tiger else checkpoint_settings(config.ckpt_model, config.prompt_lang).prompt_lang,

@@ -13,12 +13,13 @@ from src.common.log import logger
 from src.seqrec.config import ENSEMBLE_BY, FUSED, EvaluateConfig
 from src.seqrec.metrics import per_sample_metrics
 from src.seqrec.results import Predictions
+from src.tasks.task import Split
 
 if TYPE_CHECKING:
     from src.seqrec.fusion import Mix, Pool
     from src.tasks.catalogue import Catalogue
 
-CHOSEN_ON = "valid"
+CHOSEN_ON: Split = "valid"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def check_sasrec(config: EvaluateConfig, catalogue: "Catalogue") -> None:
     """
     from src.baselines.sasrec_training import load_sasrec
 
+    assert config.fuse_results is not None  # the plan has asked for it
     load_sasrec(config.fuse_results, catalogue, "cpu")
 
 
@@ -124,7 +126,8 @@ def fuse(
         first = answers[0].predictions[wording]
         users = np.array([number_of[user] for user in first.users]) if scores else np.empty(0, np.int64)
         models = [(answer.predictions[wording].ranked, answer.chances[wording]) for answer in answers]
-        return make_pool(models, scores, catalogue, users, first.history_lengths, config.filter_history, length)
+        positions = np.empty(0, np.int64) if first.history_lengths is None else first.history_lengths
+        return make_pool(models, scores, catalogue, users, positions, config.filter_history, length)
 
     weights = weight_grid(len(plan.scores)) if plan.weights is None else [plan.weights]
     parts: dict[str, dict] = {}

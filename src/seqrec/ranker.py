@@ -54,8 +54,8 @@ class Ranker(ABC):
         self,
         template: Template,
         histories: Sequence[np.ndarray],
-        items: Sequence[int],
-        texts: Sequence[int] | None = None,
+        items: Sequence[int] | np.ndarray,
+        texts: Sequence[int] | np.ndarray | None = None,
     ) -> Ranked:
         """Ranked items for one batch of questions.
 
@@ -85,7 +85,7 @@ class Ranker(ABC):
 
 def num_sharing(catalogue: Catalogue) -> np.ndarray:
     """(largest item id + 1,) int64: how many items have the SID of each."""
-    items, index = catalogue.item_ids, catalogue.sid_index
+    items, index = catalogue.item_ids, catalogue.index
     numbers = index.sid_numbers()[index.rows_of(items)]
     sharing = np.ones(int(items[-1]) + 1, np.int64)
     sharing[items] = np.bincount(numbers)[numbers]

@@ -39,8 +39,8 @@ class Recommender(Ranker):
         self,
         template: Template,
         histories: Sequence[np.ndarray],
-        items: Sequence[int],
-        texts: Sequence[int] | None = None,
+        items: Sequence[int] | np.ndarray,
+        texts: Sequence[int] | np.ndarray | None = None,
     ) -> Ranked:
         reserve = self.trie.num_levels + 1
         texts = [-1] * len(items) if texts is None else texts

@@ -146,7 +146,7 @@ def trace_samples(ranker: Ranker, template: Template, samples: Samples) -> Trace
         if config.filter_history:
             left_out[batch] = [target in part for target, part in zip(asked[2], histories, strict=True)]
     ranker.watch, ranker.config = None, config
-    return Trace(samples, catalogue.sid_index.letters, places, scores, *both, left_out)
+    return Trace(samples, catalogue.index.letters, places, scores, *both, left_out)
 
 
 def right_nodes(ranker: Ranker, targets: np.ndarray) -> np.ndarray:
@@ -203,7 +203,7 @@ def survival(trace: Trace, widths: Sequence[int]) -> dict[int, np.ndarray]:
 
 def traced_cases(trace: Trace, catalogue: Catalogue, rows: Sequence[int]) -> list[Case]:
     """Some of the questions with their ranked items, as `src.seqrec.case` shows them."""
-    index, names = catalogue.sid_index, trace.samples.names(catalogue)
+    index, names = catalogue.index, trace.samples.names(catalogue)
     cases = []
     for row in rows:
         target = int(trace.targets[row])

@@ -1,20 +1,27 @@
-"""Items, histories and splits of one dataset, checked once and held as integer arrays."""
+"""Items, histories and splits of one dataset, checked once and held as integer arrays, in memory or mapped."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from src.common import artifacts, dataset_readers, index_files
 from src.common.artifacts import DatasetPaths
+from src.common.interactions import (
+    UserSequences,
+    blocks_of,
+    interactions_path,
+    leave_one_out_ends,
+    load_sequences,
+    split_ends,
+)
 from src.common.log import logger
 from src.common.sid import SidIndex, join_indexes
+from src.tasks.task import Split
 from src.tasks.texts import UserTexts, hash_buckets
-
-Split = Literal["train", "valid", "test"]
 
 
 class Targets(NamedTuple):
@@ -29,7 +36,7 @@ class Catalogue:
     """One dataset.
 
     Attributes:
-        users: name of each user.
+        users: name of each user; a list, or a sequence that reads them from disk.
         offsets: (U + 1,) int64; the sequence of user u is `sequence[offsets[u]:offsets[u + 1]]`, oldest item first.
         sequence: (T,) int64 item ids of all users, one after another.
         train_end, valid_end: (U,) int64; of a sequence, positions below train_end train, those from there to
@@ -40,10 +47,11 @@ class Catalogue:
         image_files: picture of each item that has one.
         enriched: further fields of the items that were enriched (`texts.add_texts`).
         user_texts: queries and preferences of users, by slot (likewise).
+        is_mapped: whether the arrays of users and sequences lie on disk, since they may not fit into memory.
     """
 
     paths: DatasetPaths
-    users: list[str]
+    users: Sequence[str]
     offsets: np.ndarray
     sequence: np.ndarray
     train_end: np.ndarray
@@ -54,10 +62,27 @@ class Catalogue:
     image_files: dict[int, Path] = field(default_factory=dict)
     enriched: Mapping[int, dict[str, Any]] = field(default_factory=dict)
     user_texts: Mapping[str, UserTexts] = field(default_factory=dict)
+    is_mapped: bool = False
 
     @property
     def name(self) -> str:
         return self.paths.dataset
+
+    @property
+    def interactions_path(self) -> Path:
+        """What messages name where a sequence is at fault."""
+        return interactions_path(self.paths)
+
+    @property
+    def index(self) -> SidIndex:
+        """The SIDs, where they are needed.
+
+        Raises:
+            ValueError: the dataset was read without an index.
+        """
+        if self.sid_index is None:
+            raise ValueError(f"{self.name} was read without SIDs: give --index_file")
+        return self.sid_index
 
     @property
     def num_users(self) -> int:
@@ -86,27 +111,42 @@ class Catalogue:
         `train` holds each position of the training part from the second on; `valid` and `test` hold, unless
         `<DS>.split.json` says otherwise, one position a user: the last item but one, and the last.
         """
-        start, end = {
-            "train": (np.zeros_like(self.train_end), self.train_end),
-            "valid": (self.train_end, self.valid_end),
-            "test": (self.valid_end, self.lengths),
-        }[split]
-        start = np.maximum(start, 1)
+        start, end = self.target_spans(split, slice(0, self.num_users))
         counts = np.maximum(end - start, 0)
         users = np.repeat(np.arange(self.num_users), counts)
         within = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
         return Targets(users, start[users] + within)
 
+    def target_spans(self, split: Split, users: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the targets of a split begin and end in the sequences of some users; none where that is no later."""
+        if split == "train":
+            end = self.train_end[users]
+            return np.ones_like(end), end
+        if split == "valid":
+            return np.maximum(self.train_end[users], 1), self.valid_end[users]
+        begins = self.offsets[:-1][users]
+        return np.maximum(self.valid_end[users], 1), self.offsets[1:][users] - begins
+
+    def num_targets(self, split: Split) -> int:
+        """Length of `next_item_targets`, without making them."""
+        spans = (self.target_spans(split, block) for block in blocks_of(self.num_users))
+        return sum(int(np.maximum(end - start, 0).sum()) for start, end in spans)
+
     def sid_tokens(self, item_id: int) -> list[str]:
         """SID tokens of an item, coarsest level first."""
-        return self.sid_index.tokens_of(int(self.sid_index.rows_of([item_id])[0]))
+        return self.index.tokens_of(int(self.index.rows_of([item_id])[0]))
 
     @cached_property
     def popularity(self) -> np.ndarray:
         """(largest item id + 1,) int64: how often each item stands in the training parts."""
-        position = np.arange(len(self.sequence)) - np.repeat(self.offsets[:-1], self.lengths)
-        training = position < np.repeat(self.train_end, self.lengths)
-        return np.bincount(self.sequence[training], minlength=int(self.item_ids[-1]) + 1)
+        counts = np.zeros(int(self.item_ids[-1]) + 1, np.int64)
+        for block in blocks_of(self.num_users):
+            offsets = self.offsets[block.start : block.stop + 1]
+            lengths = np.diff(offsets)
+            position = np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], lengths)
+            training = position < np.repeat(self.train_end[block], lengths)
+            np.add.at(counts, self.sequence[offsets[0] : offsets[-1]][training], 1)
+        return counts
 
     def item_split(self, split: Split, holdout: bool) -> np.ndarray:
         """Items of a split of the item tasks.
@@ -147,44 +187,50 @@ def load_catalogue(
             SID; the message names the file and the remedy.
     """
     paths = artifacts.dataset_paths(data_path, dataset)
-    interactions = dataset_readers.load_interactions(paths)
+    sequences = load_sequences(paths)
     if needs_texts or paths.file("item.json").is_file():
         items = dataset_readers.load_items(paths)
     else:
         logger.info("%s is absent: the items are those of the interactions", paths.file("item.json"))
-        items = {
-            item: dict.fromkeys(dataset_readers.ITEM_FIELDS, "") for item in sorted(set().union(*interactions.values()))
-        }
+        items = dict.fromkeys(sequences.distinct.tolist(), dict.fromkeys(dataset_readers.ITEM_FIELDS, ""))
     if not items:
         raise ValueError(f"{paths.file('item.json')} holds no item")
-    dataset_readers.load_times(paths, interactions)
     item_ids = np.array(sorted(items), np.int64)
-
-    users = list(interactions)
-    lengths = np.fromiter((len(sequence) for sequence in interactions.values()), np.int64, len(users))
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    sequence = np.fromiter((item for sequence in interactions.values() for item in sequence), np.int64, offsets[-1])
-    unknown = ~np.isin(sequence, item_ids)
-    if unknown.any():
-        first = int(unknown.argmax())
-        user = users[int(np.searchsorted(offsets, first, side="right")) - 1]
-        raise ValueError(
-            f"{paths.file('inter.json')}: user {user!r} has item {sequence[first]}, which"
-            f" {paths.file('item.json')} lacks ({int(unknown.sum())} such entries). Add the item, or drop it"
-        )
-    train_end, valid_end = _split_ends(paths, users, lengths)
+    unknown = np.setdiff1d(sequences.distinct, item_ids, assume_unique=True)
+    if len(unknown):
+        _say_unknown(paths, sequences, unknown)
+    train_end, valid_end = split_ends(paths, sequences)
     untitled = sum(not fields["title"].strip() for fields in items.values())
     if untitled and needs_texts:
         logger.warning("%s: %d of %d items have an empty title", paths.file("item.json"), untitled, len(items))
-    short = int((lengths < 3).sum())
+    users, offsets, num_users = sequences.users, sequences.offsets, len(sequences.users)
+    short = sum(int((np.diff(offsets[b.start : b.stop + 1]) < 3).sum()) for b in blocks_of(num_users))
     if short:
-        logger.info("%s: %d of %d users have fewer than 3 items: they train only", dataset, short, len(users))
+        logger.info("%s: %d of %d users have fewer than 3 items: they train only", dataset, short, num_users)
 
     sid_index = None
     if index_file is not None:
         sid_index = index_files.load_sid_index(index_files.resolve_index_file(index_file, paths), item_ids)
     image_files = dataset_readers.find_images(paths, items, image_path) if image_path else {}
-    return Catalogue(paths, users, offsets, sequence, train_end, valid_end, item_ids, items, sid_index, image_files)
+    return Catalogue(
+        paths, users, offsets, sequences.items, train_end, valid_end, item_ids, items, sid_index, image_files,
+        is_mapped=sequences.is_mapped,
+    )  # fmt: skip
+
+
+def _say_unknown(paths: DatasetPaths, sequences: UserSequences, unknown: np.ndarray) -> None:
+    """Raises ValueError with the first entry of an item that the catalogue lacks, and their number."""
+    first, count = -1, 0
+    for block in blocks_of(len(sequences.items), 1 << 20):
+        wrong = np.isin(sequences.items[block], unknown)
+        count += int(wrong.sum())
+        if first < 0 and wrong.any():
+            first = block.start + int(wrong.argmax())
+    user = sequences.users[int(np.searchsorted(sequences.offsets, first, side="right")) - 1]
+    raise ValueError(
+        f"{interactions_path(paths)}: user {user!r} has item {sequences.items[first]}, which"
+        f" {paths.file('item.json')} lacks ({count} such entries). Add the item, or drop it"
+    )
 
 
 def join_catalogues(catalogues: Sequence[Catalogue]) -> tuple[SidIndex, dict[int, dict[str, Any]]]:
@@ -198,34 +244,9 @@ def join_catalogues(catalogues: Sequence[Catalogue]) -> tuple[SidIndex, dict[int
         ValueError: SIDs of unequal levels.
     """
     if len(catalogues) == 1:
-        return catalogues[0].sid_index, catalogues[0].items
-    index, starts = join_indexes([catalogue.sid_index for catalogue in catalogues])
-    items = {}
+        return catalogues[0].index, catalogues[0].items
+    index, starts = join_indexes([catalogue.index for catalogue in catalogues])
+    items: dict[int, dict[str, Any]] = {}
     for catalogue, start in zip(catalogues, starts, strict=True):
         items |= {start + item: fields for item, fields in catalogue.items.items()}
     return index, items
-
-
-def leave_one_out_ends(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the training and the validation part of sequences of these lengths; with one or two items all trains."""
-    whole = lengths < 3
-    return np.where(whole, lengths, lengths - 2), np.where(whole, lengths, lengths - 1)
-
-
-def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the training and the validation part of each user: the file's, or leave-one-out."""
-    given = dataset_readers.load_splits(paths)
-    if given is None:
-        return leave_one_out_ends(lengths)
-    path = paths.file("split.json")
-    ends = np.empty((len(users), 2), np.int64)
-    for row, user in enumerate(users):
-        if user not in given:
-            raise ValueError(f"{path} lacks user {user!r} of {paths.file('inter.json')}: make both in one run")
-        if not isinstance(given[user], list) or [type(number) for number in given[user]] != [int, int]:
-            raise ValueError(f"{path}: user {user!r} must have [items that train, items that validate]")
-        train, valid = given[user]
-        if train < 0 or valid < 0 or train + valid > lengths[row]:
-            raise ValueError(f"{path}: user {user!r} has {lengths[row]} items, the split asks for {train} + {valid}")
-        ends[row] = train, train + valid
-    return ends[:, 0], ends[:, 1]

@@ -13,7 +13,8 @@ from src.common.log import logger
 from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, USER_TEXTS, Task
 
 if TYPE_CHECKING:
-    from src.tasks.catalogue import Catalogue, Split
+    from src.tasks.catalogue import Catalogue
+    from src.tasks.task import Split
 
 LIST_SEPARATORS = {"en": "; ", "zh": "；"}  # between the entries of a list, such as tags; an entry holds none
 
@@ -129,11 +130,11 @@ def _user_texts(rows: list[tuple]) -> UserTexts:
 
 
 def _rows_of_users(catalogue: "Catalogue", names: Iterable[str], path: Path) -> list[int]:
-    row_of = {name: row for row, name in enumerate(catalogue.users)}
+    wanted = set(names)  # the users of a large dataset are gone through, and not kept
+    row_of = {name: row for row, name in enumerate(catalogue.users) if name in wanted}
     for name in names:
         if name not in row_of:
-            known = catalogue.paths.file("inter.json")
-            raise ValueError(f"{path} has user {name!r}, whom {known} lacks: make it again")
+            raise ValueError(f"{path} has user {name!r}, whom {catalogue.interactions_path} lacks: make it again")
     return [row_of[name] for name in names]
 
 

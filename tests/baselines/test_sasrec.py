@@ -139,16 +139,43 @@ def test_loss_over_all_items_is_cross_entropy(at_once, monkeypatch):
     states, weight = (
         (9 * torch.randn(size, 4, generator=generator)).requires_grad_() for size in (11, 7)
     )  # beyond exp
-    targets = torch.randint(7, (11,), generator=generator)
+    targets = torch.randint(7, (11, 3), generator=generator)
+    shares = torch.softmax(torch.randn(11, 3, generator=generator), 1)
+    wanted = torch.zeros(11, 7).scatter_add_(1, targets, shares)  # an item may be a target twice
     found = []
     for loss in (
-        lambda: sasrec_model.AllItemsLoss.apply(states, weight, targets),
-        lambda: torch.nn.functional.cross_entropy(states @ weight.t(), targets),
+        lambda: sasrec_model.AllItemsLoss.apply(states, weight, targets, shares),
+        lambda: torch.nn.functional.cross_entropy(states @ weight.t(), wanted),
     ):
         value = 3 * loss()
         found.append((value, *torch.autograd.grad(value, (states, weight))))
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_targets_are_what_comes_next():
+    items, shares = sasrec_model.upcoming(torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]]), 3)
+    assert items.tolist() == [[[2, 3, 4], [3, 4, 0], [4, 0, 0]], [[6, 0, 0], [0, 0, 0], [0, 0, 0]]]
+    expected = [[4 / 7, 2 / 7, 1 / 7], [2 / 3, 1 / 3, 0], [1, 0, 0]]
+    torch.testing.assert_close(shares[0], torch.tensor(expected))
+    assert shares[1].tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    items, shares = sasrec_model.upcoming(torch.tensor([[1, 2, 3], [5, 6, 0]]), 1)
+    assert items.squeeze(2).tolist() == [[2, 3], [6, 0]]
+    assert shares.squeeze(2).tolist() == [[1, 1], [1, 0]]
+
+
+def test_binary_loss_of_the_next_item_is_that_of_torch(circle, tmp_path):
+    training = SASRecTraining(load_catalogue(tmp_path, "Circle"), circle)
+    generator = torch.Generator().manual_seed(0)
+    states, targets = torch.randn(6, 16, generator=generator), torch.randint(1, 11, (6, 1), generator=generator)
+    torch.manual_seed(3)
+    found = sasrec_model.binary_loss(training.model, states, targets, torch.ones(6, 1))
+    torch.manual_seed(3)
+    others = torch.randint(1, 11, (6, 1))
+    scores = training.model.scores(states)
+    right, wrong = (scores.gather(1, items - 1) for items in (targets, others))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    torch.testing.assert_close(found, loss(right, torch.ones_like(right)) + loss(wrong, torch.zeros_like(wrong)))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +184,7 @@ def test_loss_over_all_items_is_cross_entropy(at_once, monkeypatch):
         {"hidden_size": 10, "num_heads": 4},
         {"dropout": 1.0},
         {"average_epochs": -0.5},
+        {"horizon": 0},
         {"learning_rate": 0.0},
         {"patience": 0},
     ],

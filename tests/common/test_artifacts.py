@@ -1,6 +1,9 @@
 """Readers name the file and the fault; writers leave the old file or a whole new one."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -77,6 +80,51 @@ def test_failure_leaves_the_old_file_and_no_other(tmp_path):
         artifacts.write_json(path, {"a": object()})
     assert artifacts.read_json(path) == {"a": 1}
     assert path.stat().st_mode & 0o044  # others may read it, as with open()
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from src.common.artifacts import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half of it, and longer than what comes next")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_was_writing_does_not_stay(tmp_path):
+    """It used to: each kill left a file of another name, as large as a checkpoint."""
+    path = tmp_path / "x.json"
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)])
+    assert killed.returncode == -signal.SIGKILL
+    assert [file.name for file in tmp_path.iterdir()] == [".x.json.0.json"]
+    artifacts.write_json(path, {"a": 1})
+    assert artifacts.read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """The later rename wins, and neither writes into the other's file."""
+    path = tmp_path / "x.txt"
+    with artifacts.atomic_path(path) as first:
+        first.write_text("first")
+        with artifacts.atomic_path(path) as second:
+            second.write_text("second, which is longer")
+        assert path.read_text() == "second, which is longer"
+        with artifacts.atomic_path(path) as third:  # takes the name that is free again, not the file that was renamed
+            third.write_text("third")
+        assert first.read_text() == "first"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_without_locks_takes_a_name_of_its_own(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(artifacts.fcntl, "flock", no_locks)
+    artifacts.write_json(tmp_path / "x.json", [1])
+    assert artifacts.read_json(tmp_path / "x.json") == [1]
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
 # ---- embeddings ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,6 +234,39 @@ def test_a_killed_run_goes_on(tmp_path):
     vectors, ids = load_embeddings(tmp_path / "D.emb-fake.npy")
     assert ids == list(range(40))
     np.testing.assert_array_equal(vectors, expected(numbers(40)))
+
+
+def test_a_run_killed_after_its_last_write_leaves_no_parts(tmp_path, monkeypatch):
+    """They used to stay for good, as large as the embeddings: the next start found nothing to do."""
+    inputs, parts = numbers(8), tmp_path / "D.emb-fake.parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_jobs.Parts, "remove", lambda *_: None)  # killed before it
+        job(tmp_path, inputs, FakeEncoder())
+    assert sorted(path.name for path in parts.iterdir())[0].startswith("items-")
+    other = tmp_path / "other.parts"
+    shutil.copytree(parts, other)
+    job(tmp_path, inputs, FakeEncoder(bad_texts=inputs.texts))  # nothing is embedded again
+    assert not parts.exists()
+    settings = json.loads((other / "settings.json").read_text())
+    rest = embedding_jobs.Parts(other, inputs)
+    rest.remove({**settings, "model": "another"})  # the beginning of another run
+    assert (other / "settings.json").is_file()
+    rest.remove(settings)
+    assert not other.exists()
+
+
+def test_parts_say_whose_they_are_until_they_are_gone(tmp_path, monkeypatch):
+    """Killed while it removed them, a run could leave vectors that one of another model took for its own."""
+    parts, unlink, left = tmp_path / "D.emb-fake.parts", os.unlink, []
+
+    def watched(path, **options):
+        if str(path).endswith("settings.json"):
+            left.append([file.name for file in parts.iterdir()])
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", watched)
+    job(tmp_path, numbers(8), FakeEncoder())
+    assert left == [["settings.json"]]
 
 
 # ---- ranks -----------------------------------------------------------------------------------------------------------

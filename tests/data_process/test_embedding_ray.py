@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from data_process import embedding_jobs, embedding_ray
+from data_process import cluster, embedding_jobs, embedding_ray
 from data_process.embedding_inputs import EmbeddingInputs
 from data_process.embedding_jobs import JobConfig, run_job
 from src.common.artifacts import load_embeddings
@@ -83,13 +83,13 @@ def test_two_nodes_give_the_vectors_of_one_process(tmp_path, monkeypatch):
 
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setattr(embedding_ray, "CODE", (*embedding_ray.CODE, "tests"))  # where this encoder is from
+    monkeypatch.setattr(cluster, "CODE", (*cluster.CODE, "tests"))  # where this encoder is from
     monkeypatch.setattr(embedding_jobs, "BATCHES_PER_PART", 2)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=2)
-        cluster.wait_for_nodes()
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        nodes.add_node(num_cpus=2)
+        nodes.wait_for_nodes()
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
         inputs, meeting = numbers(31), tmp_path / "meeting"
         meeting.mkdir()
         build = partial(RemoteEncoder, bad="item 7", meeting=meeting)
@@ -104,4 +104,4 @@ def test_two_nodes_give_the_vectors_of_one_process(tmp_path, monkeypatch):
         assert os.getpid() not in processes
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        nodes.shutdown()

@@ -96,6 +96,27 @@ def core_newest(folder: Path) -> Path | None:
     return newest_whole_checkpoint(folder)
 
 
+def test_a_run_killed_after_its_last_step_trains_no_further(tmp_path):
+    """Each new start used to train one step more; and a checkpoint without its records could not be evaluated."""
+    config = config_for(tmp_path / "out", train_data_sample_num=(30,), max_steps=5, save_and_eval_steps=2)
+    config = replace(config, resume_from_checkpoint="True", save_total_limit=1)
+    straight = shutil.copytree(finetune(config), tmp_path / "straight")
+    for name in ("run.json", "token_meta.json"):
+        (config.output_dir / "checkpoint-5" / name).unlink()  # killed between the weights and what belongs to them
+        (config.output_dir / name).unlink()
+    (config.output_dir / "model.safetensors").unlink()
+    resumed = finetune(config)
+    assert_equal_weights(resumed, straight)
+    assert json.loads((resumed / "run.json").read_text())["steps"] == 5
+    for folder in (resumed, resumed / "checkpoint-5"):
+        assert json.loads((folder / "token_meta.json").read_text()) == json.loads(
+            (straight / "token_meta.json").read_text()
+        )
+    assert sorted(path.name for path in resumed.iterdir()) == sorted(path.name for path in straight.iterdir())
+    curves = [[line for line in log_of(folder) if "loss" in line] for folder in (straight, resumed)]
+    assert curves[0] == curves[1]
+
+
 def test_resuming_without_a_checkpoint_starts_afresh(tmp_path):
     config = config_for(tmp_path / "out", max_steps=2, save_and_eval_strategy="no", resume_from_checkpoint="True")
     assert len(log_of(finetune(config))) == 3

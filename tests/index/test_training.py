@@ -262,7 +262,7 @@ def test_the_model_with_the_fewest_collisions_is_a_trained_one(config, monkeypat
     def scripted(self):
         found = evaluate(self)
         rate, loss = next(points)
-        return found._replace(loss=loss, index=found.index._replace(collision_rate=rate))
+        return found._replace(loss=loss, measures=found.measures._replace(collision_rate=rate))
 
     monkeypatch.setattr(trainer.Trainer, "evaluate", scripted)
     folder = train(replace(config, epochs=4, eval_step=1))
