@@ -21,7 +21,7 @@ FIELDS = {"category": "categories", "brand": "brand"}
 
 def interactions_of(catalogue: Catalogue) -> Interactions:
     """All interactions as the data stage holds them, with times in seconds where the dataset has them."""
-    sequences = np.split(catalogue.sequence, catalogue.offsets[1:-1])
+    sequences: list[Any] = np.split(catalogue.sequence, catalogue.offsets[1:-1])
     times = load_times(catalogue.paths, dict(zip(catalogue.users, sequences, strict=True)))
     return Interactions(
         np.repeat(np.arange(catalogue.num_users, dtype=np.uint32), catalogue.lengths),
@@ -45,7 +45,8 @@ def figures_of(catalogue: Catalogue) -> dict[str, Any]:
 
 def category_counts(catalogue: Catalogue) -> dict[str, tuple[int, int]]:
     """Of each category (the last that an item names): items, and their interactions in training; largest first."""
-    items, sold = Counter(), Counter()
+    items: Counter[str] = Counter()
+    sold: Counter[str] = Counter()
     for item in catalogue.item_ids.tolist():
         name = last_entry(catalogue.items[item]["categories"])
         items[name] += 1

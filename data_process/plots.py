@@ -1,7 +1,7 @@
 """Pictures of datasets and of embeddings: figures to show, or to save, of numbers that others worked out."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,7 +9,6 @@ from data_process.interactions import Interactions, offsets_of
 from src.common.figures import PALETTE, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from data_process.compare_embeddings import Share
@@ -112,19 +111,21 @@ def draw_agreement(names: Sequence[str], shares: np.ndarray) -> "Figure":
     return figure
 
 
-def _found_and_chance(panel: "Axes", shares: "Mapping[str, Share]", label: str) -> None:
+def _found_and_chance(panel: Any, shares: "Mapping[str, Share]", label: str) -> None:
     """A bar for what was found, and a line across it where chance would end."""
     rows = np.arange(len(shares))
     found, chance = (np.array([getattr(share, name) for share in shares.values()]) for name in ("found", "chance"))
     panel.barh(rows, found, 0.7, color=PALETTE[5], label=label)
     panel.vlines(chance, rows - 0.35, rows + 0.35, color=PALETTE[3], linewidth=2.5, label="by chance")
     for row, ends in enumerate(zip(found, chance, strict=True)):
-        place = {"xy": (max(ends), row), "xytext": (5, 0), "textcoords": "offset points"}
-        panel.annotate(f"{ends[0]:.3f}", **place, va="center", fontsize="small")
+        place = (max(ends), row)
+        panel.annotate(
+            f"{ends[0]:.3f}", place, xytext=(5, 0), textcoords="offset points", va="center", fontsize="small"
+        )
     panel.set_yticks(rows, list(shares))
     panel.set_ylim(len(shares) - 0.4, -0.6)
     panel.grid(False, axis="y")
 
 
-def _legend_below(figure: "Figure", panel: "Axes") -> None:
+def _legend_below(figure: "Figure", panel: Any) -> None:
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")

@@ -183,7 +183,7 @@ def draw_codebooks(maps: Sequence[np.ndarray], meanings: "Sequence[Sequence[Mean
         maps: (K, 2) of each level, as `codebook_map.flat_map` gives it.
         meanings: of each codeword of each level.
     """
-    size = Counter()
+    size: Counter[str] = Counter()
     for meaning in chain.from_iterable(meanings):
         size[meaning.label] += meaning.num_items
     named = [label for label, _ in size.most_common() if label][: len(PALETTE) - 1]

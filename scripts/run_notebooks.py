@@ -16,16 +16,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m scripts...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src.common.artifacts import atomic_path, check_writable
 from src.common.cli import check_at_least, name_list, new_parser, user_errors
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("data", "embeddings", "sid_space", "beam_search")
@@ -89,7 +86,7 @@ def run_notebooks(config: NotebookConfig) -> list[str]:
     return failed
 
 
-def run(notebook: "NotebookNode", environment: dict[str, str], timeout: int) -> None:
+def run(notebook: Any, environment: dict[str, str], timeout: int) -> None:
     """Fills in the outputs, as Jupyter does with all cells from top to bottom.
 
     Raises:
@@ -105,7 +102,7 @@ def run(notebook: "NotebookNode", environment: dict[str, str], timeout: int) -> 
         client.execute(env={**os.environ, **environment}, cleanup_kc=True)  # the latter ends the kernel
 
 
-def save_pictures(notebook: "NotebookNode", folder: Path) -> list[Path]:
+def save_pictures(notebook: Any, folder: Path) -> list[Path]:
     """The first picture of each cell that names one, as WebP of a width for documents."""
     from PIL import Image
 

@@ -97,7 +97,7 @@ def test_unknown_notebooks_are_refused(capsys):
 
 
 @pytest.mark.slow
-def test_a_missing_dataset_is_said(tmp_path, capfd):
+def test_a_missing_dataset_is_said(tmp_path):
     with pytest.raises(SystemExit) as ended:
         run_notebooks.main(["--dataset", "Nowhere", "--notebooks", "data", "--out_dir", str(tmp_path)])
     assert "data: FileNotFoundError: there is no dataset folder data/Nowhere" in str(ended.value)

@@ -61,4 +61,7 @@ def sid_vectors(index: SidIndex, item_ids: Sequence[int] | np.ndarray) -> np.nda
     """
     books = need_codebooks(index)
     codes = index.codes[index.rows_of(item_ids)]
-    return np.sum([book[codes[:, level]] for level, book in enumerate(books)], axis=0, dtype=np.float32)
+    vectors = np.zeros((len(codes), books[0].shape[1]), np.float32)
+    for level, book in enumerate(books):
+        vectors += book[codes[:, level]]
+    return vectors

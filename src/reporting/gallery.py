@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import shorten, wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.common.figures import PALETTE, new_figure
 from src.common.images import open_image
@@ -10,13 +10,12 @@ from src.seqrec.cases import SHOWN_HISTORY, Case
 from src.tasks.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CELL = (1.15, 1.55)  # inches
 NAME_WIDTH, TITLE_WIDTH = 22, 18  # characters of a line
 PIXELS = (200, 200)
-PLAIN = {"parse_math": False}  # a dollar is a price
+PLAIN: dict[str, Any] = {"parse_math": False}  # a dollar is a price
 
 
 def draw_items(
@@ -31,7 +30,8 @@ def draw_items(
     widest = max(1, *map(len, rows.values()))
     size = (CELL[0] * (widest + 1.5), CELL[1] * len(rows))
     figure, panels = new_figure(len(rows), widest + 1, size)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for panel in panels:
         panel.axis("off")
     for number, (name, items) in enumerate(rows.items()):
@@ -54,7 +54,7 @@ def draw_cases(catalogue: Catalogue, cases: Sequence[Case], top_k: int = 5) -> "
     return draw_items(catalogue, rows, marked)
 
 
-def _draw_item(panel: "Axes", catalogue: Catalogue, item: int, is_marked: bool) -> None:
+def _draw_item(panel: Any, catalogue: Catalogue, item: int, is_marked: bool) -> None:
     title = shorten(catalogue.items[item]["title"].strip() or f"item {item}", 2 * TITLE_WIDTH, placeholder=" …")
     path = catalogue.image_files.get(item)
     if path is None:

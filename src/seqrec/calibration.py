@@ -56,9 +56,9 @@ def read_promises(results_file: str | Path, catalogue: Catalogue) -> Promises:
             f"{results_file} is of {results.get('model', 'a baseline')}, whose scores are no probabilities:"
             " give results of src.seqrec.metric_ddp"
         )
-    if catalogue.sid_index is None or Path(results["index"]).name != catalogue.sid_index.path.name:
-        given = catalogue.sid_index.path.name if catalogue.sid_index else "none"
-        raise ValueError(f"{results_file} was made with the index {Path(results['index']).name}, not with {given}")
+    used, given = Path(results["index"]).name, Path(catalogue.index.path or "").name
+    if used != given:
+        raise ValueError(f"{results_file} was made with the index {used}, not with {given}")
     parts = read_predictions(predictions_path(results_file))
     items = np.concatenate([part.ranked for part in parts])
     scores = np.concatenate([part.scores for part in parts])

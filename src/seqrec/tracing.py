@@ -146,7 +146,7 @@ def trace_samples(ranker: Ranker, template: Template, samples: Samples) -> Trace
         if config.filter_history:
             left_out[batch] = [target in part for target, part in zip(asked[2], histories, strict=True)]
     ranker.watch, ranker.config = None, config
-    return Trace(samples, catalogue.index.letters, places, scores, *both, left_out)
+    return Trace(samples, catalogue.index.letters, places, scores, both[0], both[1], left_out)
 
 
 def right_nodes(ranker: Ranker, targets: np.ndarray) -> np.ndarray:
