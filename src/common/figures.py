@@ -18,7 +18,7 @@ def new_figure(
     Args:
         layout: engine that places the panels, which takes longer than all the drawing; None leaves it to the caller.
     """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout=layout)
