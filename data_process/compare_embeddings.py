@@ -70,7 +70,7 @@ def compare(config: CompareConfig) -> dict[str, dict[str, Share]]:
             raise ValueError(
                 f"{path} has {len(unknown)} items that {config.dataset} lacks, the first being {unknown[0]}"
             )
-        name = path.stem.partition(".emb-")[2] or path.stem
+        name = embeddings_name(path)
         if name in table:
             raise ValueError(f"--inputs has two files named {name!r}: give one of them another name")
         table[name] = retrieval(vectors, item_ids, catalogue, config.num_queries, config.seed)
@@ -82,6 +82,16 @@ def compare(config: CompareConfig) -> dict[str, dict[str, Share]]:
         write_json(config.json, {"dataset": config.dataset, "neighbours": NUM_NEIGHBOURS, "rows": rows}, indent=2)
         print(f"Results: {config.json}")
     return table
+
+
+def embeddings_name(path: Path) -> str:
+    """`Games.emb-qwen7B.npy` -> `qwen7B`."""
+    return path.stem.partition(".emb-")[2] or path.stem
+
+
+def last_entry(text: str) -> str:
+    """`"Clothing, Tops, T-shirt"` -> `"T-shirt"`, the finest of an item's categories."""
+    return text.rpartition(",")[2].strip()
 
 
 def retrieval(
@@ -102,7 +112,7 @@ def retrieval(
     nearest = nearest_rows(vectors, queries, NUM_NEIGHBOURS)
     shares = {}
     for relation, field in (("category", "categories"), ("brand", "brand")):
-        labels = [str(catalogue.items[item].get(field) or "").rpartition(",")[2].strip() for item in item_ids]
+        labels = [last_entry(str(catalogue.items[item].get(field) or "")) for item in item_ids]
         if len(set(labels) - {""}) > 1:
             shares[relation] = same_label(labels, queries, nearest)
     columns = np.searchsorted(catalogue.item_ids, np.asarray(item_ids))

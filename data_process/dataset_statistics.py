@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +15,13 @@ from src.common.log import logger
 if TYPE_CHECKING:
     from data_process.preparation import Funnel
 
-WIDE = 10  # the longest history over the shortest, from which on their axis is logarithmic
-
 
 def measure(
     interactions: Interactions, items: pl.DataFrame | None, ticks: int, ends: np.ndarray | None
 ) -> dict[str, Any]:
     """Figures of interactions that are in order and hold ids."""
     lengths = np.diff(offsets_of(interactions.users))
-    popularity = np.sort(np.bincount(interactions.items))[::-1]
+    popularity = np.sort(np.bincount(interactions.items, minlength=0 if items is None else items.height))[::-1]
     figures: dict[str, Any] = {
         "users": len(lengths),
         "items": len(popularity),
@@ -106,41 +103,7 @@ def write_statistics(
         logger.info("%s", line)
     paths.file("statistics.png").unlink(missing_ok=True)  # never that of another run
     if plots:
-        plot(paths.file("statistics.png"), paths.dataset, interactions, ticks)
+        from data_process.plots import draw_interactions
 
-
-def plot(path: Path, title: str, interactions: Interactions, ticks: int) -> None:
-    """Lengths of histories, popularity by rank, interactions over time."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
-
-    lengths = np.diff(offsets_of(interactions.users))
-    popularity = np.sort(np.bincount(interactions.items))[::-1]
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    panels = figure.subplots(1, 2 if interactions.times is None else 3)
-    figure.suptitle(
-        f"{title}: {len(lengths):,} users, {len(popularity):,} items, {interactions.num_rows:,} interactions"
-    )
-    edges = np.unique(np.geomspace(lengths.min(), lengths.max() + 1, 40).astype(int))
-    panels[0].hist(lengths, bins=edges if len(edges) > 1 else 1)
-    wide = lengths.max() > WIDE * lengths.min()
-    panels[0].set(title="items of a user", xlabel="items", ylabel="users", yscale="log")
-    panels[0].set_xscale("log" if wide else "linear")
-    if not wide:
-        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[1].plot(np.arange(1, len(popularity) + 1), popularity)
-    panels[1].set(title="popularity", xlabel="rank of the item", ylabel="interactions", xscale="log", yscale="log")
-    for panel in panels[:2]:
-        for axis in (panel.xaxis, panel.yaxis):
-            if axis.get_scale() == "log":
-                axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-                axis.set_minor_formatter(NullFormatter())
-    if interactions.times is not None:
-        panels[2].hist((interactions.times // ticks).astype("datetime64[s]"), bins=60)
-        locator = AutoDateLocator(minticks=3)
-        panels[2].xaxis.set_major_locator(locator)
-        panels[2].xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        panels[2].set(title="over time", ylabel="interactions")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        with atomic_path(paths.file("statistics.png")) as temporary:
+            draw_interactions(paths.dataset, interactions, ticks).savefig(temporary, dpi=110)

@@ -14,7 +14,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 import numpy as np
 
 from index.config import DEDUP_METHODS, GenerateConfig
-from src.common.artifacts import atomic_path, file_hash
+from src.common.artifacts import file_hash
 from src.common.cli import add_device_flag, new_parser, user_errors
 from src.common.index_files import load_sid_index, save_sid_index
 from src.common.sid import SidIndex, level_letters
@@ -61,6 +61,7 @@ def generate(config: GenerateConfig) -> Path:
     from index.embeddings import EmbeddingDataset
     from index.encoding import encode_all
     from index.metrics import format_table, measure
+    from src.common.codebooks import codebooks_path, save_codebooks
     from src.common.distributed import resolve_device
     from src.common.log import logger
     from src.common.record import run_record
@@ -109,7 +110,6 @@ def generate(config: GenerateConfig) -> Path:
         quantization_error(latents, codebooks, chosen) if len(codes) else 0.0 for chosen in (codes, resolution.codes)
     )
 
-    codebooks_path = output.with_suffix(".codebooks.safetensors")
     meta: dict[str, Any] = {
         "dataset": config.dataset,
         "num_items": len(final_ids),
@@ -124,7 +124,7 @@ def generate(config: GenerateConfig) -> Path:
         "quantization_error_before": error_before,
         "quantization_error_after": error_after,
         "error_added": error_after - error_before,
-        "codebooks_file": codebooks_path.name,
+        "codebooks_file": codebooks_path(output).name,
         "levels_with_codebook": num_levels,
         "items_kept": 0 if old is None else len(old.item_ids),
         "items_kept_without_embedding": 0 if old is None else int((~np.isin(old.item_ids, all_ids)).sum()),
@@ -132,7 +132,7 @@ def generate(config: GenerateConfig) -> Path:
         "checkpoint": {"path": str(checkpoint.path), "sha256": ckpt_hash, "epoch": checkpoint.epoch},
         **{name: value for name, value in run_record(config, {}).items() if name != "inputs"},
     }
-    save_codebooks(codebooks_path, codebooks)
+    save_codebooks(codebooks_path(output), codebooks)
     save_sid_index(output, index, meta)
 
     if before:
@@ -178,15 +178,6 @@ def load_old_index(path: Path, codebook_sizes: tuple[int, ...], ckpt_hash: str) 
             f" ({old.meta.get('checkpoint', {}).get('path', 'with larger codebooks')}): pass that one as --ckpt_path"
         )
     return old
-
-
-def save_codebooks(path: Path, codebooks: list[np.ndarray]) -> None:
-    """`codebook_<level>`: (K, e_dim) float32 of every level of the quantizer, for the rows of new SID tokens."""
-    from safetensors.numpy import save_file
-
-    tensors = {f"codebook_{level}": np.ascontiguousarray(book, np.float32) for level, book in enumerate(codebooks)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
 
 
 def main(argv: list[str] | None = None) -> None:

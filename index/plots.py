@@ -1,14 +1,22 @@
 """Pictures of training runs, from the rows of their metrics.jsonl, and of the measures of codes."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from index.metrics import all_prefix_groups
 from index.neighbours import NUM_NEIGHBOURS
 from src.common.artifacts import atomic_path
+from src.common.figures import GREY, PALETTE, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from index.codebook_map import Meaning
 
 
 # ---- training runs ---------------------------------------------------------------------------------------------------
@@ -33,12 +41,12 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> No
             epochs, values = [row["epoch"] for row in points], [row[name] for row in points]
             marker = "." if len(points) < 30 else None
             if not points or not isinstance(values[0], list):
-                panel.plot(epochs, values, color=f"C{number}", marker=marker, label=run)
+                panel.plot(epochs, values, color=_colour(number), marker=marker, label=run)
             elif len(runs) == 1:
                 for level, of_level in enumerate(zip(*values, strict=True)):
                     panel.plot(epochs, of_level, marker=marker, label=f"level {level}")
             else:
-                color, mean = f"C{number}", [float(np.mean(levels)) for levels in values]
+                color, mean = _colour(number), [float(np.mean(levels)) for levels in values]
                 panel.plot(epochs, mean, color=color, marker=marker, label=f"{run}, mean of levels")
                 panel.plot(epochs, list(map(min, values)), color=color, linestyle="--", label=f"{run}, worst level")
         panel.set(title=title, xlabel="epoch")
@@ -55,6 +63,13 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> No
 def plot_evaluation(
     codes: np.ndarray, codebook_sizes: Sequence[int], measures: Mapping[str, Any], title: str, path: Path
 ) -> None:
+    """Saves what `draw_evaluation` draws."""
+    _save(draw_evaluation(codes, codebook_sizes, measures, title), path)
+
+
+def draw_evaluation(
+    codes: np.ndarray, codebook_sizes: Sequence[int], measures: Mapping[str, Any], title: str
+) -> "Figure":
     """Draws how codewords and prefixes are used, and what prefixes mean; a panel without measures says so.
 
     Args:
@@ -83,7 +98,7 @@ def plot_evaluation(
         else:
             _say(panel, f"no {what}, not measured")
     _draw_recalls(panels[5], measures)
-    _save(figure, path)
+    return figure
 
 
 def _draw_usage(panel: Any, codes: np.ndarray, codebook_sizes: Sequence[int]) -> None:
@@ -109,9 +124,14 @@ def _draw_purity(panel: Any, measures: Mapping[str, Any]) -> None:
     lengths = range(1, len(measures["purity_top"]) + 1)
     for number, name in enumerate(("top", "full")):
         label = f"{name} category, {measures[f'{name}_categories']:,} of them"
-        panel.plot(lengths, measures[f"purity_{name}"], "o-", color=f"C{number}", label=label)
+        panel.plot(lengths, measures[f"purity_{name}"], "o-", color=_colour(number), label=label)
         panel.plot(
-            lengths, measures[f"purity_{name}_shuffled"], "o--", color=f"C{number}", alpha=0.5, label="items shuffled"
+            lengths,
+            measures[f"purity_{name}_shuffled"],
+            "o--",
+            color=_colour(number),
+            alpha=0.5,
+            label="items shuffled",
         )
     panel.set(title="purity: items of their prefix's main category", ylabel="share of items", ylim=(0, 1.03))
     panel.legend(fontsize="small")
@@ -155,20 +175,51 @@ def _draw_recalls(panel: Any, measures: Mapping[str, Any]) -> None:
     panel.invert_yaxis()
 
 
+# ---- codebooks -------------------------------------------------------------------------------------------------------
+def draw_codebooks(maps: Sequence[np.ndarray], meanings: "Sequence[Sequence[Meaning]]") -> "Figure":
+    """The codewords of each level in the plane: a dot is as large as its items are many, coloured by their main label.
+
+    Args:
+        maps: (K, 2) of each level, as `codebook_map.flat_map` gives it.
+        meanings: of each codeword of each level.
+    """
+    size: Counter[str] = Counter()
+    for meaning in chain.from_iterable(meanings):
+        size[meaning.label] += meaning.num_items
+    named = [label for label, _ in size.most_common() if label][: len(PALETTE) - 1]
+    colours = dict(zip(named, PALETTE, strict=False))
+    figure, panels = new_figure(1, len(maps), (4.6 * len(maps), 5.3))
+    largest = max(meaning.num_items for meaning in chain.from_iterable(meanings))
+    for level, (panel, places, of_level) in enumerate(zip(panels, maps, meanings, strict=True)):
+        areas = np.array([meaning.num_items for meaning in of_level]) / max(1, largest) * 260
+        shown = [colours.get(meaning.label, GREY) for meaning in of_level]
+        used = areas > 0
+        panel.scatter(*places[used].T, s=areas[used] + 4, c=np.array(shown)[used], alpha=0.75, linewidths=0)
+        panel.scatter(*places[~used].T, s=14, c="black", marker="x", linewidths=0.8)
+        pure = np.average([meaning.share for meaning in of_level], weights=areas) if areas.any() else 0
+        panel.set(title=f"level {level}: {int(used.sum())} of {len(areas)} codewords used\npurity {pure:.2f}")
+        panel.set(xticks=[], yticks=[])
+    handles = [panels[0].scatter([], [], s=60, c=colour, label=label) for label, colour in colours.items()]
+    if any(size[label] for label in size.keys() - set(named)):
+        handles.append(panels[0].scatter([], [], s=60, c=GREY, label="others"))
+    handles.append(panels[0].scatter([], [], s=20, c="black", marker="x", linewidths=0.8, label="unused"))
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names of categories
+    figure.suptitle("codewords by t-SNE: colour by the main category of their items, area by their number")
+    return figure
+
+
 # ---- figures ---------------------------------------------------------------------------------------------------------
 def _figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    """A figure and its panels, row by row; without pyplot, which keeps figures and may ask for a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size)
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(num_rows, num_columns).ravel().tolist()
-    # By hand: a layout engine takes longer than all the drawing.
+    """A figure and its panels, placed by hand."""
+    figure, panels = new_figure(num_rows, num_columns, size, layout=None)
     figure.subplots_adjust(left=0.06, right=0.98, bottom=0.07, top=0.95, hspace=0.27, wspace=0.15)
-    for panel in panels:
-        panel.grid(alpha=0.3)
     return figure, panels
+
+
+def _colour(number: int) -> str:
+    return PALETTE[number % len(PALETTE)]
 
 
 def _say(panel: Any, text: str) -> None:

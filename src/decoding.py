@@ -5,7 +5,7 @@ each see the prompt and its own ancestors, and position ids say how far it is. S
 reordered, and any model that takes an attention mask of its own and position ids can be decoded (docs/test_readme.md).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ def beam_search(
     end_token: int | None,
     left_out: Sequence[np.ndarray] | None = None,
     renormalize: bool = False,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Beams:
     """The `num_beams` best SIDs of each prompt (all, if there are fewer), as a beam search with a full softmax does.
 
@@ -47,6 +48,8 @@ def beam_search(
         end_token: scored after the SID, as generate() does; None leaves that step out.
         left_out: for each prompt, rows of the trie that may not be recommended.
         renormalize: log-probabilities over legal tokens only, instead of the whole vocabulary.
+        watch: called after each level with the trie's nodes of the beams, best first, and the sums of their
+            log-probabilities, both (B, K); -inf where there is no beam.
     """
     num_beams = min(num_beams, trie.num_leaves)  # more would be dead from the start
     blocked = trie.blocked_nodes(left_out) if left_out is not None else None
@@ -68,6 +71,8 @@ def beam_search(
         scores, place = _top(chances.flatten(1), num_beams)
         parent = place // width
         node, token = child.flatten(1).gather(1, place), tokens.flatten(1).gather(1, place)
+        if watch:
+            watch(node, scores)
         if level:
             ancestors = ancestors.gather(1, parent.unsqueeze(-1).expand(-1, -1, ancestors.shape[-1]))
         ancestors = torch.cat([ancestors, own], -1)

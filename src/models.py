@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from src.common import artifacts
+from src.common.codebooks import load_codebooks
 from src.common.log import logger
 from src.common.sid import SidIndex
 from src.families import Family, check_base_model, check_finetuned, family_of_config
@@ -165,14 +166,8 @@ def _tables(model: nn.Module) -> list[nn.Parameter]:
 
 def _codebooks(index: SidIndex) -> list[Tensor]:
     """The codebooks beside an index, if they cover its grid."""
-    path = Path(index.path).with_suffix(".codebooks.safetensors") if index.path else None
-    if path is None or not path.is_file():
-        return []
-    from safetensors.torch import load_file
-
-    table = load_file(path)
-    books = [table[f"codebook_{level}"] for level in range(index.num_levels) if f"codebook_{level}" in table]
-    return books if [len(book) for book in books] == list(index.codebook_sizes) else []
+    books = [torch.from_numpy(book) for book in load_codebooks(index)]
+    return books if len(books) == index.num_levels else []
 
 
 def _projected(book: Tensor, width: int, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """What every evaluated model has in common: the trie of its catalogue, the search, and items from SIDs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,12 @@ class Ranker(ABC):
         settings: what else results should say of it.
         num_tokens: whose mean log-probability a score is.
         sharing: (largest item id + 1,) how many items have the SID of each.
+        watch: sees the beams of every level (`beam_search`), where somebody wants to.
     """
 
     name: str
     settings: Mapping[str, Any] = {}
+    watch: Callable[[Tensor, Tensor], None] | None = None
 
     def __init__(
         self, config: EvaluateConfig, catalogue: Catalogue, model: nn.Module, sids: np.ndarray, end_token: int,
@@ -45,10 +47,7 @@ class Ranker(ABC):
         self.place_of = np.argsort(self.row_order)
         self.trie = Trie(sids[self.row_order], device)
         self.num_tokens = self.trie.num_levels + 1
-        index = catalogue.index
-        numbers = index.sid_numbers()[index.rows_of(items)]
-        self.sharing = np.ones(int(items[-1]) + 1, np.int64)
-        self.sharing[items] = np.bincount(numbers)[numbers]
+        self.sharing = num_sharing(catalogue)
 
     @abstractmethod
     def rank(
@@ -77,11 +76,20 @@ class Ranker(ABC):
         if self.config.exact:
             found = best_of(score_all(*search, *options), self.list_length)
         else:
-            found = beam_search(*search, self.list_length, *options)
+            found = beam_search(*search, self.list_length, *options, self.watch)
         rows, scores = items_of_leaves(
             found.leaves.cpu().numpy(), found.scores.float().cpu().numpy(), self.trie, self.list_length, left_out
         )
         return Ranked(np.where(rows >= 0, self.catalogue.item_ids[self.row_order[rows]], -1), scores)
+
+
+def num_sharing(catalogue: Catalogue) -> np.ndarray:
+    """(largest item id + 1,) int64: how many items have the SID of each."""
+    items, index = catalogue.item_ids, catalogue.index
+    numbers = index.sid_numbers()[index.rows_of(items)]
+    sharing = np.ones(int(items[-1]) + 1, np.int64)
+    sharing[items] = np.bincount(numbers)[numbers]
+    return sharing
 
 
 def load_ranker(config: EvaluateConfig, catalogue: Catalogue, device: torch.device) -> Ranker:
