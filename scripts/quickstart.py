@@ -296,11 +296,11 @@ def quickstart(args: argparse.Namespace) -> Path:
         "evaluation", list(map(str, test)), lambda: [model_results], lambda: run_ranks("src.seqrec.metric_ddp", *test)
     )
 
-    verified = results / "verify.json"
+    pictures_file = results / "pictures.json"
     if pictured:
         flags = ["--dataset", name, "--index_file", index_file, "--ckpt_model", output, "--test_batch_size", 64]
         flags += ["--second_image_path", "images_second"] if (folder / "images_second").is_dir() else []
-        stage("pictures", "src.verify", [*flags, "--results_file", verified, *skip], [verified])
+        stage("pictures", "src.verify_pictures", [*flags, "--results_file", pictures_file, *skip], [pictures_file])
 
     files = {module: results / f"{module}.json" for module in BASELINES}
 
@@ -320,7 +320,7 @@ def quickstart(args: argparse.Namespace) -> Path:
             {"model": title, "hit@10": found[key]["hit@10"], "ndcg@10": found[key]["ndcg@10"], "ci": {}}
             for key, title in (("text only", "Best predictor from texts"), ("best", "Best possible predictor"))
         ]
-    pictures = read_json(verified) if pictured else None
+    pictures = read_json(pictures_file) if pictured else None
     summary = {"dataset": name, "seconds": stages.seconds, "rows": rows, "pictures": pictures}
     write_json(results / "summary.json", summary, indent=2)
     run_here(

@@ -1,7 +1,7 @@
 """Prove that the picture reaches the model: name items from their own, from wrong and from other pictures.
 
-    python -m src.verify --dataset Demo --index_file .index_simple.json --ckpt_model output/demo \\
-        --second_image_path images_second --results_file results/Demo/verify.json
+    python -m src.verify_pictures --dataset Demo --index_file .index_simple.json --ckpt_model output/demo \\
+        --second_image_path images_second --results_file results/Demo/pictures.json
 """
 
 import argparse
@@ -16,13 +16,13 @@ TASK = "mmitem2index"
 
 
 @dataclass(frozen=True)
-class VerifyConfig(EvaluateConfig):
+class PicturesConfig(EvaluateConfig):
     second_image_path: str | None = None
     skip_bad_images: bool = False
     sample_num: int = 1000
 
 
-def verify(config: VerifyConfig) -> dict[str, float | int | None]:
+def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     """Decodes every item (or a seeded part) from its picture, and writes what it finds to `config.results_file`.
 
     Returns:
@@ -108,7 +108,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--second_image_path", help="folder with other pictures of the items, in the dataset's folder (default: none)"
     )
     add_switch(parser, "--skip_bad_images", help="leave out items with a picture that does not decode")
-    add_sample_num_flag(parser, VerifyConfig.sample_num)
+    add_sample_num_flag(parser, PicturesConfig.sample_num)
     parser.add_argument("--results_file", type=Path, required=True, help="JSON to write")
     return parser
 
@@ -116,7 +116,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser(__doc__).parse_args(argv)
     with user_errors():
-        verify(VerifyConfig(**vars(args)))
+        verify_pictures(PicturesConfig(**vars(args)))
 
 
 if __name__ == "__main__":
