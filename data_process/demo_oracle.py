@@ -23,9 +23,9 @@ if (
 import numpy as np
 
 from data_process.demo_process import NUM_TASTES, Process, load_process
-from src.common.artifacts import dataset_paths, load_interactions, write_json
+from src.common.artifacts import dataset_paths, load_interactions
 from src.common.cli import new_parser, user_errors
-from src.common.record import run_record
+from src.common.record import run_record, write_record
 
 USERS_AT_ONCE = 500  # bounds the memory of (users, tastes, items) arrays
 
@@ -171,7 +171,7 @@ def oracle(config: OracleConfig) -> dict[str, dict[str, float]]:
         print(f"{name:<12}{metrics['hit@10']:>10.4f}{metrics['ndcg@10']:>10.4f}")
     record = run_record(config, {"truth": truth, "interactions": paths.file("inter.json")})
     results_file = config.results_file or Path("results") / config.dataset / "oracle.json"
-    write_json(results_file, {**rows, "num_samples": len(targets), **record}, indent=2)
+    write_record(results_file, {"artefact": "oracle", **rows, "num_samples": len(targets), **record})
     return rows
 
 

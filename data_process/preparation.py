@@ -130,7 +130,7 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
         FileExistsError: there is a dataset of that name, and it may not be overwritten.
         ValueError: the input is broken, or nothing is left of it.
     """
-    from data_process.dataset_files import check_target, write_interactions
+    from data_process.dataset_files import check_target, write_dataset_record, write_interactions
     from data_process.dataset_statistics import write_statistics
     from data_process.interactions import renumbered, temporal_ends
 
@@ -153,6 +153,8 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
     if config.split == "temporal":
         ends = temporal_ends(ids.users, ids.times, config.valid_share, config.test_share)
     write_interactions(config.paths, ids, source.ticks, ends, items)
+    raw = {f"raw {number}": tally.path for number, tally in enumerate(source.tallies, 1)}
+    write_dataset_record(config.paths, config, raw)
     write_statistics(config.paths, ids, items, source.ticks, funnel, ends, config.plots)
     return Prepared(ids, items, ends)
 

@@ -27,10 +27,10 @@ from index.metrics import IndexMetrics, measure
 from index.plots import plot_runs
 from index.rows import append_rows, flat, read_rows
 from index.rqvae import LOSS_NAMES, RQVAE
-from src.common.artifacts import file_hash, write_json, write_text
+from src.common.artifacts import file_hash, write_text
 from src.common.distributed import gather, init_process_group, is_main, rank, resolve_device, world_size
 from src.common.log import logger, progress
-from src.common.record import plain, run_record
+from src.common.record import add_outputs, plain, run_record, write_record
 from src.common.seed import seed_everything
 
 __all__ = ["TrainConfig", "train"]
@@ -145,7 +145,8 @@ class Trainer:
         """Trains up to --epochs, evaluates every --eval_step epochs and at the end; gives the run folder."""
         config, started = self.config, time.monotonic()
         if is_main():
-            write_json(self.folder / "config.json", run_record(config, self.inputs()), indent=2)
+            record = {"artefact": "RQ-VAE run", **run_record(config, self.inputs())}
+            write_record(self.folder / "config.json", record)
         logger.info(f"config: {json.dumps(plain(config))}")
         if config.quantizer not in TRAINED:
             return self.fit_at_once(started)
@@ -190,6 +191,7 @@ class Trainer:
         self.plot()
         if wandb_run is not None:
             wandb_run.finish()
+        self.seal()
         logger.info(self.summary(time.monotonic() - started))
         return self.folder
 
@@ -210,6 +212,7 @@ class Trainer:
             append_rows(self.folder / "metrics.jsonl", [{"epoch": 1, **evaluation_row(evaluation)}])
             self.keep(evaluation)
             self.plot()
+        self.seal()
         logger.info(self.summary(time.monotonic() - started))
         return self.folder
 
@@ -442,6 +445,11 @@ class Trainer:
         names = ["embeddings"] if len(paths) == 1 else [f"embeddings_{number}" for number in range(len(paths))]
         collaborative = {} if self.config.cf_path is None else {"collaborative": self.config.cf_path}
         return {**dict(zip(names, paths, strict=True)), **collaborative}
+
+    def seal(self) -> None:
+        """Adds the hashes of the best checkpoints to config.json; the others may go when their time is over."""
+        if is_main():
+            add_outputs(self.folder / "config.json", {path.name: path for path in self.folder.glob("best_*.pth")})
 
     def plot(self) -> None:
         if not is_main():

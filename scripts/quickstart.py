@@ -27,6 +27,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 
 from src.common.artifacts import file_hash, read_json, write_json
 from src.common.cli import add_switch, new_parser, user_errors
+from src.common.record import commit, input_entries, write_record
 from src.common.stages import Stages, hold_lock, run_here, run_process
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def link_dataset(source: Path) -> str:
     target = DATA / source.name
     if target.resolve() == source:
         return source.name
-    made_here = ("index", f"{source.name}.emb-{EMBEDDING}.npy", f"{source.name}.emb-{EMBEDDING}.ids.json")
+    made_here = ("index", *(f"{source.name}.emb-{EMBEDDING}.{end}" for end in ("npy", "ids.json", "run.json")))
     paths = [path for path in source.iterdir() if path.name not in made_here]
     for path in paths:
         link = target / path.name
@@ -322,11 +323,16 @@ def quickstart(args: argparse.Namespace) -> Path:
         ]
     pictures = read_json(pictures_file) if pictured else None
     summary = {"dataset": name, "seconds": stages.seconds, "rows": rows, "pictures": pictures}
-    write_json(results / "summary.json", summary, indent=2)
+    sources = {path.stem: path for path in (model_results, *files.values())}
+    sources |= {"pictures": pictures_file} if pictured else {}
+    sources |= {"oracle": results / "oracle.json"} if demo else {}
+    record = {"artefact": "summary", "commit": commit(), "inputs": input_entries(sources)}
+    write_record(results / "summary.json", {**summary, **record})
     run_here(
         "src.report", "--dataset", name, "--index_file", index_file, "--rqvae_dir", run_dir, "--sft_dir", output,
         "--predictions", model_results.with_suffix(".predictions.parquet"),
     )  # fmt: skip
+    run_here("src.verify", folder, output, results)
     print_table(summary)
     report = results / "report.html"
     print(f"\nresults: {results}/summary.json   report: {report}   in {time.time() - started:.0f} s")

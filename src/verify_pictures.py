@@ -34,10 +34,12 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     """
     import numpy as np
 
-    from src.common.artifacts import check_writable, find_images, write_json
+    from src.common.artifacts import check_writable, find_images
     from src.common.distributed import resolve_device
     from src.common.images import undecodable
     from src.common.log import logger, setup_logging
+    from src.common.record import input_entries, write_record
+    from src.families import model_input
     from src.seqrec.core import check
     from src.tasks.task import ITEM_TEXTS
 
@@ -66,6 +68,8 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     if missing := [int(item) for item in items if int(item) not in pictures.get("second", usable)]:
         raise ValueError(f"{catalogue.paths.folder / config.second_image_path} lacks the picture of item {missing[0]}")
     check_writable(config.results_file)
+    models = {"checkpoint": config.ckpt_model} | ({"base model": model_input(config.base_model)} if config.lora else {})
+    inputs = input_entries(catalogue.input_files() | models)
     from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
 
     recommender = Recommender(config, catalogue, resolve_device(config.device))
@@ -95,7 +99,7 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     result["chance_text"] = float(np.mean([1 / namesakes[words[int(item)]] for item in items]))
     result["loss_true"], result["loss_permuted"] = float(losses["true"].mean()), float(losses["permuted"].mean())
     result["loss_raised"] = float((losses["permuted"] > losses["true"]).mean())
-    write_json(config.results_file, result, indent=2)
+    write_record(config.results_file, {"artefact": "proof of pictures", **result, "inputs": inputs})
     shown = ", ".join(f"{name} {value:.3f}" for name, value in result.items() if isinstance(value, float))
     logger.info("pictures and the model: %s; written to %s", shown, config.results_file)
     return result

@@ -35,7 +35,9 @@ def test_what_is_written(tmp_path):
         picture(item, shade=90).save(data / NAME / "second" / f"{item}.jpg")
     config = config_for(tmp_path, data_path=data, second_image_path="second")
     result = verify_pictures(config)
-    assert json.loads(config.results_file.read_text()) == result
+    written = json.loads(config.results_file.read_text())
+    assert {name: written[name] for name in result} == result
+    assert {"index", "checkpoint", "items"} <= written["inputs"].keys()
     assert result["items"] == NUM_ITEMS - len(WITHOUT_PICTURE)
     assert result["chance"] == 1 / NUM_ITEMS
     assert result["chance_text"] == 1  # the title is in the prompt, and no two are alike

@@ -11,10 +11,11 @@ from src.collate import TrainingCollator
 from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
 from src.common.log import duration, logger
-from src.common.record import run_record
+from src.common.record import run_record, write_record
 from src.common.seed import seed_everything
 from src.common.sid import SidIndex
 from src.dataset import Mixture, TaskDataset, part_names
+from src.families import model_input
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
 from src.finetune.engine import check_device, engine_of, make_arguments, start_engine
 from src.finetune.memory import batch_of, device_memory, expected_memory, size
@@ -85,7 +86,9 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     say_memory(config, loaded, train_parts, collator, ranks)
     if config.preflight:
         return config.output_dir
-    record = run_record(config, input_files(catalogues)) | {
+    inputs = input_files(catalogues) | {"base model": model_input(config.base_model)} if is_main() else {}
+    record = run_record(config, inputs) | {
+        "artefact": "fine-tuned model",
         "tasks": [task.name for task in tasks],
         "templates_sha256": {task.name: task.templates_sha256 for task in tasks},
         "prompt_settings": vars(settings),
@@ -97,7 +100,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         "parameters": {"total": total, "training": training},
     }
     if is_main():
-        write_json(config.output_dir / "run.json", record, indent=2)
+        write_record(config.output_dir / "run.json", record)
 
     hashes = {catalogue.name: file_hash(catalogue.sid_index.path) for catalogue in catalogues}
     meta = token_meta(index, base_vocab, config.add_sid_tokens) | {"indexes": hashes}
@@ -107,7 +110,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         record["seconds"] = round(time.time() - started, 1)
         (loaded.processor or loaded.tokenizer).save_pretrained(folder)
         write_json(folder / TOKEN_META, meta)
-        write_json(folder / "run.json", record, indent=2)
+        write_record(folder / "run.json", record, {"model": folder} if folder == config.output_dir else None)
 
     trainer = train(config, arguments, loaded, train_parts, valid_parts, collator, checkpoint, complete)
     save(config, trainer)
@@ -130,16 +133,12 @@ def prompt_settings(config: FinetuneConfig, index: SidIndex) -> PromptSettings:
 
 def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
     """Every file that samples are made of; with several datasets each name begins with the dataset's."""
-    files = {}
-    for catalogue in catalogues:
-        lead, file = f"{catalogue.name} " if len(catalogues) > 1 else "", catalogue.paths.file
-        files |= {f"{lead}interactions": file("inter.json"), f"{lead}items": file("item.json")}
-        files[f"{lead}index"] = catalogue.sid_index.path
-        if catalogue.enriched:
-            files[f"{lead}enriched items"] = file("item_enriched_v2.json")
-        if catalogue.user_texts:
-            files[f"{lead}texts about users"] = file("user.json")
-    return files
+    several = len(catalogues) > 1
+    return {
+        f"{catalogue.name} {name}" if several else name: path
+        for catalogue in catalogues
+        for name, path in catalogue.input_files().items()
+    }
 
 
 def check_choices(config: FinetuneConfig) -> None:

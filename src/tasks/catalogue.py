@@ -59,6 +59,15 @@ class Catalogue:
     def name(self) -> str:
         return self.paths.dataset
 
+    def input_files(self) -> dict[str, Path]:
+        """The files that this was read from, by what they are; pictures are left out."""
+        named = {"interactions": "inter.json", "split": "split.json", "items": "item.json"}
+        named |= {"enriched items": "item_enriched_v2.json"} if self.enriched else {}
+        named |= {"texts about users": "user.json"} if self.user_texts else {}
+        files = {name: self.paths.file(suffix) for name, suffix in named.items()}
+        index = {} if self.sid_index is None else {"index": self.sid_index.path}
+        return {name: path for name, path in {**files, **index}.items() if path.is_file()}
+
     @property
     def num_users(self) -> int:
         return len(self.users)
