@@ -332,7 +332,7 @@ def quickstart(args: argparse.Namespace) -> Path:
         "src.report", "--dataset", name, "--index_file", index_file, "--rqvae_dir", run_dir, "--sft_dir", output,
         "--predictions", model_results.with_suffix(".predictions.parquet"),
     )  # fmt: skip
-    run_here("src.verify", folder, output, results)
+    run_here("src.verify", results / "summary.json")
     print_table(summary)
     report = results / "report.html"
     print(f"\nresults: {results}/summary.json   report: {report}   in {time.time() - started:.0f} s")

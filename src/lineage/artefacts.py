@@ -47,6 +47,10 @@ class Artefact:
     def place(self, output: Entry) -> Path:
         return self.record.parent / output["path"]
 
+    def places(self) -> set[Path]:
+        """Everything that the record speaks of, resolved."""
+        return {self.path.resolve(), *(self.place(output).resolve() for output in self.outputs.values())}
+
 
 # ---- one record ------------------------------------------------------------------------------------------------------
 def is_entry(value: Any) -> bool:
@@ -90,7 +94,7 @@ def read_artefact(path: Path) -> Artefact | None:
         return None
     kind, outputs = table.get("artefact") or kind, entries(table.get("outputs"))
     found = Artefact(kind, path, path, inputs, outputs)
-    found.is_whole = SEAL in table and (bool(outputs) or not sidecar)
+    found.is_whole = SEAL in table and "inputs" in table and (bool(outputs) or not sidecar)
     if SEAL in table and seal_of(table) != table[SEAL]:
         found.fault = f"{path.name} was edited after it was written"
     if kind in FOLDERS:
@@ -107,13 +111,34 @@ def described_by(sidecar: Path) -> Path:
     return next((path for path in beside if path.is_file()), sidecar)
 
 
+def may_be_record(path: Path) -> bool:
+    """Whether it is worth reading: data is not, and may be large."""
+    if path.suffix != ".json" or (TABLES.search(path.name) and not SIDECARS.search(path.name)):
+        return False
+    return path.is_file() and path.stat().st_size <= LARGEST_RECORD
+
+
+def artefact_of(path: Path) -> Artefact | None:
+    """The artefact that a file, or a model's folder, belongs to by a record that lies in or beside it."""
+    path = path.resolve()
+    for candidate in record_candidates(path):
+        found = read_artefact(candidate) if may_be_record(candidate) else None
+        if found is not None and (candidate == path or path in found.places() or is_of_run(path, found)):
+            return found
+    return None
+
+
+def is_of_run(path: Path, artefact: Artefact) -> bool:
+    """Whether a file is a checkpoint of a run that it does not list: an epoch_*.pth, or last.pth."""
+    return path.suffix == ".pth" and artefact.kind == "RQ-VAE run" and path.parent == artefact.path.resolve()
+
+
 def record_candidates(path: Path) -> Iterator[Path]:
-    """Where the record of a file, or of a model's folder, may lie."""
     if path.is_dir():
         yield path / "run.json"
         yield from sorted(path.glob("*.run.json"))
         return
-    if path.suffix == ".json" and not TABLES.search(path.name):
+    if path.suffix == ".json":
         yield path
     stem = path.with_suffix("")
     while True:  # X.emb-a.ids.json -> X.emb-a.ids.run.json, X.emb-a.run.json, X.run.json
@@ -162,15 +187,15 @@ def find_artefacts(roots: list[Path]) -> tuple[list[Artefact], list[Path]]:
             if path.is_dir():
                 models.add(path)
             in_model = path.parent in models and not re.search(r"(^|\.)run\.json$", path.name)
-            if path.suffix != ".json" or (TABLES.search(path.name) and not SIDECARS.search(path.name)) or in_model:
-                continue
-            if path.stat().st_size <= LARGEST_RECORD and path.resolve() not in found:
+            artefact = None
+            if path == root and path.is_file():
+                artefact = artefact_of(path)
+            elif may_be_record(path) and not in_model:
                 artefact = read_artefact(path)
-                if artefact is not None:
-                    found[path.resolve()] = artefact
+            if artefact is not None:
+                found.setdefault(artefact.record.resolve(), artefact)
     artefacts = list(found.values())
-    covered = {artefact.path.resolve() for artefact in artefacts}
-    covered |= {artefact.place(output).resolve() for artefact in artefacts for output in artefact.outputs.values()}
+    covered = {place for artefact in artefacts for place in artefact.places()}
     for path in files:
         if path.resolve() not in covered and (kind := kind_without_record(path)):
             covered.add(path.resolve())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from src.common.artifacts import file_hash
 from src.common.record import Entry, model_entry, model_files
 from src.families import HUB_NAME, find_config
-from src.lineage.artefacts import UNREADABLE, Artefact, read_artefact, record_candidates
+from src.lineage.artefacts import UNREADABLE, Artefact, artefact_of
 
 BREAKS = ("unreadable", "changed", "missing", "other version", "missing input")  # the worst first
 SOUND = ("ok", "unknown", "source")
@@ -130,23 +130,13 @@ class Graph:
     def owner(self, path: Path) -> Node:
         """The node of a file or folder; a source where no record speaks of it."""
         path = path.resolve()
-        for candidate in () if path in self.owners else record_candidates(path):
-            if candidate.is_file() and candidate.resolve() not in self.nodes and (found := read_artefact(candidate)):
-                places = {found.place(output).resolve() for output in found.outputs.values()} | {found.path.resolve()}
-                if path in places or found.record.resolve() == path or self.is_of_run(path, found):
-                    self.add(found)
-                    break
-        if path in self.owners:
-            return self.owners[path]
-        run = self.nodes.get((path.parent / "config.json").resolve())
-        if run is not None and self.is_of_run(path, run.artefact):  # an epoch_*.pth or last.pth
-            return run
-        node = self.nodes[path] = self.owners[path] = Node("source", path, None)
-        return node
-
-    @staticmethod
-    def is_of_run(path: Path, artefact: Artefact) -> bool:
-        return path.suffix == ".pth" and artefact.kind == "RQ-VAE run" and path.parent == artefact.path.resolve()
+        if path not in self.owners:
+            artefact = artefact_of(path)
+            if artefact is None:
+                self.nodes[path] = self.owners[path] = Node("source", path, None)
+            else:
+                self.owners[path] = self.add(artefact)
+        return self.owners[path]
 
     # ---- judging -----------------------------------------------------------------------------------------------------
     def judge(self, node: Node) -> None:
@@ -185,8 +175,7 @@ class Graph:
             return self.owner(place) if place else None
         if place and self.hash(place) == wanted:
             return self.owner(place)
-        own = {node.artefact.place(output).resolve() for output in node.artefact.outputs.values()}
-        if place and place.resolve() in own:
+        if place and place.resolve() in node.artefact.places():
             node.notes.append(f"{name} {entry['path']} was replaced by what was made from it")
             return None
         made = [pair for pair in self.made.get(wanted, ()) if pair[0] is not node]
