@@ -9,7 +9,7 @@ test:
 test-slow:
 	bash scripts/test.sh slow
 lint:
-	source scripts/env.sh && "$$PYTHON" -m ruff check . && "$$PYTHON" -m ruff format --check .
+	source scripts/env.sh && "$$PYTHON" -m ruff check . && "$$PYTHON" -m ruff format --check . && "$$PYTHON" -m mypy && "$$PYTHON" -m vulture
 format:
 	source scripts/env.sh && "$$PYTHON" -m ruff check --fix . && "$$PYTHON" -m ruff format .
 quickstart:

@@ -29,7 +29,8 @@ def make_subject(family: str, folder: Path, hidden_size: int, num_layers: int) -
     from data_process.make_demo_data import DemoConfig, make_demo_data
     from scripts.make_tiny_model import TinyModelConfig, make_tiny_model
     from src.models import load_model
-    from src.prompt import PromptBuilder, PromptSettings
+    from src.prompt import PromptBuilder
+    from src.prompt_settings import PromptSettings
     from src.tasks.catalogue import load_catalogue
     from src.tasks.task import load_task
     from src.tasks.texts import add_texts

@@ -62,7 +62,7 @@ async def checked_addresses(host: str, port: int, allowed_hosts: Collection[str]
         raise UnknownHost(f"{host} does not resolve ({error.strerror})", error.errno == socket.EAI_AGAIN) from error
     except UnicodeError as error:
         raise UnknownHost(f"{host!r:.80} is no host name ({error})", False) from error
-    addresses = list(dict.fromkeys(entry[4][0] for entry in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if host.lower() not in allowed_hosts:
         for address in addresses:
             if not is_public(address):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from data_process.findings import Findings, some
 from data_process.item_texts import clean
 from data_process.preparation import YEAR_2200
-from src.common import artifacts
+from src.common import artifacts, dataset_readers, index_files
 from src.common.artifacts import DatasetPaths
 from src.common.images import undecodable
 from src.tasks.catalogue import leave_one_out_ends
@@ -44,8 +45,8 @@ class Contents:
         if self.splits is not None:
             train, valid = self.splits[user]
             return train, train + valid
-        train, valid = leave_one_out_ends(np.array(len(self.interactions[user])))
-        return int(train), int(valid)
+        ends = leave_one_out_ends(np.array(len(self.interactions[user])))
+        return int(ends[0]), int(ends[1])
 
 
 def check_files(paths: DatasetPaths, findings: Findings, decode_images: bool) -> Contents:
@@ -78,7 +79,7 @@ def _check_interactions(contents: Contents, findings: Findings) -> None:
         hint = f"call the folder as {others} begins" if others else "make it with data_process/csv_data_process.py"
         findings.error(path, "it does not exist, and every stage needs it", hint)
         return
-    contents.interactions = findings.read(path, lambda: artifacts.load_interactions(contents.paths)) or {}
+    contents.interactions = findings.read(path, lambda: dataset_readers.load_interactions(contents.paths)) or {}
     empty = [user for user, sequence in contents.interactions.items() if not sequence]
     if empty:
         findings.error(path, f"{len(empty):,} users have no item, such as {some(empty)}", "leave them out")
@@ -91,7 +92,7 @@ def _check_times(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("times.json")
     if not path.is_file():
         return
-    times = findings.read(path, lambda: artifacts.load_times(contents.paths, contents.interactions))
+    times = findings.read(path, lambda: dataset_readers.load_times(contents.paths, contents.interactions))
     if times is None:
         return
     whole = {user: times[user] for user in contents.interactions}
@@ -120,7 +121,7 @@ def _check_splits(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("split.json")
     if not path.is_file():
         return
-    splits = findings.read(path, lambda: artifacts.load_splits(contents.paths))
+    splits = findings.read(path, lambda: dataset_readers.load_splits(contents.paths))
     if splits is None:
         return
     wrong = [
@@ -155,7 +156,7 @@ def _check_items(contents: Contents, findings: Findings) -> None:
     if not path.is_file():
         findings.warn(path, "it does not exist: nothing but the baselines works without texts of the items")
         return
-    contents.items = findings.read(path, lambda: artifacts.load_items(contents.paths)) or {}
+    contents.items = findings.read(path, lambda: dataset_readers.load_items(contents.paths)) or {}
     if not contents.items:
         return
     used = Counter(item for sequence in contents.interactions.values() for item in sequence)
@@ -174,7 +175,7 @@ def _check_items(contents: Contents, findings: Findings) -> None:
     raw = [
         item
         for item, fields in contents.items.items()
-        if any(clean(fields[name]) != " ".join(fields[name].split()) for name in artifacts.ITEM_FIELDS)
+        if any(clean(fields[name]) != " ".join(fields[name].split()) for name in dataset_readers.ITEM_FIELDS)
     ]
     if raw:
         findings.warn(path, f"{len(raw):,} items have HTML or control characters in their texts, such as {some(raw)}")
@@ -186,7 +187,7 @@ def _check_id_maps(contents: Contents, findings: Findings) -> None:
         path = contents.paths.file(suffix)
         if not path.is_file():
             continue
-        table = findings.read(path, lambda path=path: artifacts.load_id_map(path))
+        table = findings.read(path, partial(dataset_readers.load_id_map, path))
         if table is None or not known:
             continue
         twice = [number for number, count in Counter(table.values()).items() if count > 1]
@@ -199,7 +200,7 @@ def _check_id_maps(contents: Contents, findings: Findings) -> None:
 
 def _check_images(contents: Contents, findings: Findings, decode: bool) -> None:
     path, folder = contents.paths.file("item.json"), contents.paths.folder / "images"
-    found = findings.read(folder, lambda: artifacts.find_images(contents.paths, contents.items))
+    found = findings.read(folder, lambda: dataset_readers.find_images(contents.paths, contents.items))
     if found is None:
         return
     expected = len(contents.items) if found else sum(bool(fields.get("image")) for fields in contents.items.values())
@@ -220,7 +221,7 @@ def _check_image_urls(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("image_urls.json")
     if not path.is_file():
         return
-    table = findings.read(path, lambda: artifacts.load_image_urls(path))
+    table = findings.read(path, lambda: dataset_readers.load_image_urls(path))
     if table is None:
         return
     unknown = sorted(set(table) - set(map(str, contents.items)))
@@ -232,7 +233,7 @@ def _check_enriched(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("item_enriched_v2.json")
     if not path.is_file():
         return
-    enriched = findings.read(path, lambda: artifacts.load_enriched_items(contents.paths))
+    enriched = findings.read(path, lambda: dataset_readers.load_enriched_items(contents.paths))
     if enriched is None:
         return
     unknown = sorted(enriched.keys() - contents.items.keys())
@@ -241,7 +242,7 @@ def _check_enriched(contents: Contents, findings: Findings) -> None:
     missing = sorted(contents.items.keys() - enriched.keys())
     if missing:
         findings.warn(
-            path, f"{len(missing):,} items are not enriched, such as {some(missing)}", artifacts.MAKE_ENRICHED
+            path, f"{len(missing):,} items are not enriched, such as {some(missing)}", dataset_readers.MAKE_ENRICHED
         )
 
 
@@ -268,7 +269,7 @@ def _check_embeddings(path: Path, contents: Contents, findings: Findings) -> Non
 
 def _check_index(path: Path, contents: Contents, findings: Findings) -> None:
     remedy = "bash index/generate.sh"
-    index = findings.read(path, lambda: artifacts.load_sid_index(path, sorted(contents.item_ids)))
+    index = findings.read(path, lambda: index_files.load_sid_index(path, sorted(contents.item_ids)))
     if index is None:
         return
     rate = index.collision_rate()

@@ -57,7 +57,7 @@ def open_source(config: TableConfig) -> Source:
     interactions = Table(config.input_path, "--input_path", config.separator)
     wanted = {"--user_column": config.user_column, "--item_column": config.item_column}
     has_times = bool(config.time_column)
-    if has_times:
+    if config.time_column:
         wanted["--time_column"] = config.time_column
     interactions.check(wanted)
     ticks_of_unit = TIME_UNITS[config.time_unit]

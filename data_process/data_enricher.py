@@ -19,8 +19,9 @@ if not __package__:  # run as a file: look up modules from the repository root, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data_process.llm_config import ModelConfig, add_model_flags, run_entry
-from src.common.artifacts import check_is_ours, dataset_paths, find_images, load_items, write_json
+from src.common.artifacts import check_is_ours, dataset_paths, write_json
 from src.common.cli import new_parser
+from src.common.dataset_readers import find_images, load_items
 
 
 def enrich(config: ModelConfig) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from data_process.interactions import Interactions, offsets_of
-from src.common.artifacts import ITEM_FIELDS, DatasetPaths, atomic_path, check_writable
+from src.common.artifacts import DatasetPaths, atomic_path, check_writable
+from src.common.dataset_readers import ITEM_FIELDS
 from src.common.log import logger
 from src.common.record import run_record, write_record
 

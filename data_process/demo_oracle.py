@@ -23,8 +23,9 @@ if (
 import numpy as np
 
 from data_process.demo_process import NUM_TASTES, Process, load_process
-from src.common.artifacts import dataset_paths, load_interactions
+from src.common.artifacts import dataset_paths
 from src.common.cli import new_parser, user_errors
+from src.common.dataset_readers import load_interactions
 from src.common.record import run_record, write_record
 
 USERS_AT_ONCE = 500  # bounds the memory of (users, tastes, items) arrays

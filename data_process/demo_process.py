@@ -16,6 +16,7 @@ and its pictures which six.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -191,5 +192,5 @@ def load_process(path: Path) -> tuple[Process, np.ndarray]:
     with np.load(path, allow_pickle=False) as arrays:
         fields = {name: arrays[name] for name in Process.__dataclass_fields__}
         tastes = arrays["user_tastes"]
-    scalars = {name: float(fields.pop(name)) for name in ("taste_boost", "habit")}
+    scalars: dict[str, Any] = {name: float(fields.pop(name)) for name in ("taste_boost", "habit")}
     return Process(**fields, **scalars), tastes

@@ -31,7 +31,7 @@ from data_process.fetching import Fetcher, FetchLimits
 from data_process.host_queue import HostQueue
 from data_process.journal import Journal
 from data_process.patience import Failure, Progress
-from src.common import artifacts
+from src.common import artifacts, dataset_readers
 from src.common.artifacts import DatasetPaths
 from src.common.cli import add_dataset_flags, add_switch, check_at_least, new_parser, user_errors
 from src.common.images import open_image, to_jpeg
@@ -80,8 +80,8 @@ def find_pictures(config: DownloadConfig, paths: DatasetPaths) -> list[Picture]:
     Raises:
         FileNotFoundError, ValueError: no addresses, or those of no item; a place that is outside the dataset's folder.
     """
-    items = artifacts.load_items(paths)
-    places = artifacts.image_places(paths, items)
+    items = dataset_readers.load_items(paths)
+    places = dataset_readers.image_places(paths, items)
     if config.url_field:
         source, table = paths.file("item.json"), _urls_of_field(items, config.url_field)
     else:
@@ -104,9 +104,9 @@ def _urls_of_field(items: Mapping[int, Mapping[str, Any]], field: str) -> dict[i
 
 
 def _urls_of_file(config: DownloadConfig, paths: DatasetPaths, source: Path) -> dict[int, list[str]]:
-    given = artifacts.load_image_urls(source)
+    given = dataset_readers.load_image_urls(source)
     if config.ids == "original":
-        numbers = artifacts.load_id_map(paths.file("item2id"))
+        numbers = dataset_readers.load_id_map(paths.file("item2id"))
         return {numbers[name]: urls for name, urls in given.items() if name in numbers}
     for item in given:
         if not item.isdecimal():

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.common.artifacts import (
+from src.common.artifacts import DatasetPaths, dataset_paths
+from src.common.cli import add_switch
+from src.common.dataset_readers import (
     ENRICHED_LISTS,
     ITEM_FIELDS,
     MAKE_ENRICHED,
-    DatasetPaths,
-    dataset_paths,
     find_images,
     load_enriched_items,
     load_items,
 )
-from src.common.cli import add_switch
 
 ENHANCED_FIELDS = ("enhanced_title", *ENRICHED_LISTS)
 MODES = {"orig": ITEM_FIELDS, "enhanced": ENHANCED_FIELDS, "orig_enhanced": ITEM_FIELDS + ENHANCED_FIELDS}

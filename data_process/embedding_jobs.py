@@ -150,7 +150,13 @@ def make_batches(inputs: EmbeddingInputs, done: set[int], batch_size: int) -> li
         rows.sort(key=lambda row: -len(inputs.texts[row]))
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            batches.append(Batch(*([column[row] for row in batch] for column in inputs)))
+            batches.append(
+                Batch(
+                    [inputs.item_ids[row] for row in batch],
+                    [inputs.texts[row] for row in batch],
+                    [inputs.images[row] for row in batch],
+                )
+            )
     return batches
 
 
@@ -163,8 +169,10 @@ def _failures_of(config: JobConfig, batches: list[Batch], build: Callable[..., E
 
         return save_outcomes(outcomes(config, batches, build), batches, parts)
     mine = list(distributed.shard(batches))  # whole ones, so that the number of ranks changes no vector
-    encoder = build(device=distributed.resolve_device(config.device)) if mine else None
-    found = save_outcomes((embed(encoder, batch, config.skip_bad_images) for batch in mine), mine, parts)
+    found: dict[int, str] = {}
+    if mine:
+        encoder = build(device=distributed.resolve_device(config.device))
+        found = save_outcomes((embed(encoder, batch, config.skip_bad_images) for batch in mine), mine, parts)
     return {item: reason for part in distributed.gather(found) for item, reason in part.items()}
 
 
@@ -258,7 +266,8 @@ def is_current(path: Path, settings: dict[str, Any], parts: Parts) -> bool:
         return False
     found, stat = read_json(record), path.stat()
     same_file = found.get("file") == [stat.st_size, stat.st_mtime_ns]
-    return same_file and found.get("settings") == settings and found.get("items_sha256") == parts.digest()
+    items = found.get("items_sha256", found.get("inputs"))  # as it was called before
+    return same_file and found.get("settings") == settings and items == parts.digest()
 
 
 def join(
@@ -272,7 +281,7 @@ def join(
 
     table, known = parts.join(item_ids)
     if not known.all():
-        missing = [item_ids[row] for row in np.flatnonzero(~known)]
+        missing = [item_ids[row] for row in np.flatnonzero(~known).tolist()]
         logger.warning(f"{len(missing)} items have nothing to embed and get the mean of the others: {missing[:5]}")
     write_embeddings(path, table, item_ids, record)
     stat = path.stat()

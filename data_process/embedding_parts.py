@@ -81,6 +81,8 @@ class Parts:
 
 
 def _fingerprint(text: str, image: Path | None) -> str:
-    stat = image.stat() if image else None
-    picture = (image.name, stat.st_size, stat.st_mtime_ns) if stat else None
+    picture = None
+    if image is not None:
+        stat = image.stat()
+        picture = (image.name, stat.st_size, stat.st_mtime_ns)
     return hashlib.sha256(f"{text}\0{picture}".encode()).hexdigest()[:16]

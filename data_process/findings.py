@@ -35,7 +35,7 @@ class Findings:
         self.rows.append(Finding(WARNING, path.name, message, remedy))
 
     def read(self, path: Path, reader: Callable[[], T]) -> T | None:
-        """What a reader of src/common/artifacts.py gives; None where it finds the file at fault, which is noted."""
+        """What a reader of src/common/ gives; None where it finds the file at fault, which is noted."""
         self.checked.append(path.name)
         try:
             return reader()

@@ -36,10 +36,11 @@ def statistics_of_files(
     for start in range(0, len(paths), PICTURES_AT_ONCE):
         rows, crops, masks = [], [], []
         for row in range(start, min(start + PICTURES_AT_ONCE, len(paths))):
-            if paths[row] is None:
+            path = paths[row]
+            if path is None:
                 continue
             try:
-                crop, mask = crop_product(open_image(paths[row]))
+                crop, mask = crop_product(open_image(path))
             except ValueError as error:
                 if not skip_bad_images:
                     raise
@@ -70,7 +71,7 @@ def crop_product(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
         mask = np.ones_like(mask)
     # Keep the proportions: a long product is not a square one.
     scale = SIDE / max(image.size)
-    size = tuple(max(1, round(edge * scale)) for edge in image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     corner = ((SIDE - size[1]) // 2, (SIDE - size[0]) // 2)
     place = (slice(corner[0], corner[0] + size[1]), slice(corner[1], corner[1] + size[0]))
     crop, whole_mask = np.ones((SIDE, SIDE, 3)), np.zeros((SIDE, SIDE))

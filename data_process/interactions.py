@@ -44,15 +44,15 @@ def read_interactions(blocks: Iterable[pl.DataFrame]) -> Interactions:
             parts[name].append(block[name].cast(pl.Categorical(kind)).to_physical().to_numpy())
         if "time" in block.columns:
             parts["time"].append(block["time"].to_numpy())
-    whole = {}
+    whole: dict[str, np.ndarray] = {}
     for name, arrays in parts.items():
-        whole[name] = np.concatenate(arrays) if arrays else None
-        arrays.clear()
-    if whole["user"] is None:
-        whole["user"] = whole["item"] = np.zeros(0, np.uint32)
+        if arrays:
+            whole[name] = np.concatenate(arrays)
+            arrays.clear()
+    users, items = (whole.get(name, np.zeros(0, np.uint32)) for name in kinds)
     names = {name: kind.to_series().rename(name) for name, kind in kinds.items()}
     del anchors
-    return Interactions(whole["user"], whole["item"], whole["time"], names["user"], names["item"])
+    return Interactions(users, items, whole.get("time"), names["user"], names["item"])
 
 
 def core_rows(users: np.ndarray, items: np.ndarray, user_k: int, item_k: int) -> np.ndarray:

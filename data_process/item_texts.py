@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
-from src.common.artifacts import ITEM_FIELDS
+from src.common.dataset_readers import ITEM_FIELDS
 
 # Of HTML only: "a < b" and "<Mario & Luigi>" are text.
 TAGS = (

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from data_process.artefact_checks import Contents
 from data_process.findings import Findings, some
-from src.common import artifacts
+from src.common import dataset_readers
 
 TWIN_LENGTH = 5  # items: shorter sequences are equal by chance
 WORD = re.compile(r"\w+")
@@ -64,7 +64,7 @@ def _check_twins(contents: Contents, findings: Findings) -> None:
 def _check_ties(contents: Contents, findings: Findings) -> None:
     """Items at one time: which of them is the target is the order of the input, not of life."""
     steps = ties = targets = 0
-    for user, times in contents.times.items():
+    for user, times in (contents.times or {}).items():
         same = [a == b for a, b in pairwise(times)]
         _, start = contents.ends(user)
         steps, ties = steps + len(same), ties + sum(same)
@@ -81,6 +81,7 @@ def _check_ties(contents: Contents, findings: Findings) -> None:
 
 def _check_order_of_parts(contents: Contents, findings: Findings) -> None:
     """Of a split by time: training after testing has begun."""
+    assert contents.times is not None  # who calls has looked
     parts = [(contents.times[user], *contents.ends(user)) for user in contents.interactions]
     first_test = min((times[end] for times, _, end in parts if end < len(times)), default=None)
     if first_test is None:
@@ -125,7 +126,7 @@ def _check_user_texts(contents: Contents, findings: Findings) -> None:
     path = contents.paths.file("user.json")
     if not path.is_file():
         return
-    table = findings.read(path, lambda: artifacts.load_user_texts(contents.paths))
+    table = findings.read(path, lambda: dataset_readers.load_user_texts(contents.paths))
     if table is None:
         return
     known, item_ids = contents.interactions, contents.item_ids

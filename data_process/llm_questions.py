@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from src.common.artifacts import ITEM_FIELDS
+from src.common.dataset_readers import ITEM_FIELDS
 
 PROMPT_DIR = Path(__file__).parent / "prompts"
 MIN_NAME_BYTES = 12  # a shorter title ("Dress") is a kind of thing, which a query may well name

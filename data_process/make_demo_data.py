@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -205,9 +206,10 @@ def _write_items(process: Process, paths: DatasetPaths, names: list[str] | None)
 
     @cache  # many items share their texts: a million items stay cheap
     def encoded(text_class: int, attributes: tuple[int, ...] | None, enriched: bool) -> str:
-        texts = class_texts(text_class)
+        texts: dict[str, Any] = dict(class_texts(text_class))
         if enriched:
-            texts = {**texts, **enriched_texts(text_class, attributes), "has_image": names is not None}
+            texts.update(enriched_texts(text_class, attributes))
+            texts["has_image"] = names is not None
         return json.dumps(texts, ensure_ascii=False)[:-1]
 
     def rows(enriched: bool) -> Iterator[str]:

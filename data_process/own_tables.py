@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from data_process.raw_files import GZIP_MAGIC, Tally
-from src.common.artifacts import ITEM_FIELDS
+from src.common.dataset_readers import ITEM_FIELDS
 
 BATCH_ROWS = 1 << 17
 REMEDY = "What is None there is missing, or another kind than the flags say (dates in words: --time_unit text)"

@@ -43,7 +43,8 @@ def retrying(attempts: int, first_wait: float, max_wait: float) -> tenacity.Asyn
     back_off = tenacity.wait_exponential(multiplier=first_wait, max=max_wait) + tenacity.wait_random(0, first_wait)
 
     def wait(state: tenacity.RetryCallState) -> float:
-        asked = state.outcome.exception().wait
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.wait if isinstance(error, Failure) else None
         return back_off(state) if asked is None else max(asked, first_wait)
 
     def is_worth_it(error: BaseException) -> bool:

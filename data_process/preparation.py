@@ -151,6 +151,7 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
             items = items.drop("image_urls")
     ends = None
     if config.split == "temporal":
+        assert ids.times is not None  # a source without times has been refused
         ends = temporal_ends(ids.users, ids.times, config.valid_share, config.test_share)
     write_interactions(config.paths, ids, source.ticks, ends, items)
     raw = {f"raw {number}": tally.path for number, tally in enumerate(source.tallies, 1)}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -65,7 +66,7 @@ def encoder_of(config: QwenConfig) -> Callable:
     """What makes the encoder on a device."""
     from data_process.encoders import Encoder
 
-    settings = {"max_length": config.max_length, "pooling": config.pooling, "dtype": config.dtype}
+    settings: dict[str, Any] = {"max_length": config.max_length, "pooling": config.pooling, "dtype": config.dtype}
     return partial(Encoder, model_place(config.model), **settings)
 
 

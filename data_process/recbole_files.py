@@ -8,8 +8,10 @@ import numpy as np
 import polars as pl
 
 from data_process.raw_files import Header, Tally, csv_blocks, header_columns
-from src.common.artifacts import ITEM_FIELDS, DatasetPaths, atomic_path
-from src.tasks.catalogue import Split, load_catalogue
+from src.common.artifacts import DatasetPaths, atomic_path
+from src.common.dataset_readers import ITEM_FIELDS
+from src.tasks.catalogue import load_catalogue
+from src.tasks.task import Split
 
 if TYPE_CHECKING:
     from data_process.preparation import Prepared

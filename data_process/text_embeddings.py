@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -53,7 +54,7 @@ def encoder_of(config: TextConfig) -> Callable:
     from data_process.encoders import Encoder
     from data_process.sentence_encoders import SentenceEncoder, is_sentence_encoder
 
-    settings = {"max_length": config.max_length, "dtype": config.dtype, "prompt": config.prompt}
+    settings: dict[str, Any] = {"max_length": config.max_length, "dtype": config.dtype, "prompt": config.prompt}
     if config.pooling is None and is_sentence_encoder(config.model):
         return partial(SentenceEncoder, model_place(config.model), **settings)
     return partial(Encoder, model_place(config.model), **settings, pooling=config.pooling or "mean", chat=False)

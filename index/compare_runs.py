@@ -55,7 +55,7 @@ def compare(runs: dict[str, Path], output_file: Path) -> str:
     folders = {name: newest_run(folder) for name, folder in runs.items()}
     rows = {name: read_rows(folder / "metrics.jsonl") for name, folder in folders.items()}
     plot_runs(rows, output_file)
-    table = [COLUMNS]
+    table: list[tuple[str, ...]] = [COLUMNS]
     for name, points in rows.items():
         evaluated = [row for row in points if "eval_loss" in row]
         epochs = str(points[-1]["epoch"] if points else 0)

@@ -12,6 +12,7 @@ from src.common.artifacts import load_embeddings
 from src.common.distributed import rank, world_size
 from src.common.log import logger
 
+EVALUATION_ROWS = 8192  # that a model reads at once where nothing is learnt
 MAX_SHARE_OF_GPU = 0.6  # of its free memory; the rest is for activations and the optimizer
 
 

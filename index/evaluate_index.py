@@ -64,7 +64,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     from src.common.log import logger
     from src.common.record import commit, input_entries, write_record
 
-    source = config.index_file or resolve_checkpoint(config.ckpt_path)
+    source = config.index_file
+    if source is None:
+        assert config.ckpt_path is not None  # the config wants one of both
+        source = resolve_checkpoint(config.ckpt_path)
     output = config.output_file or source.with_suffix(".evaluation.json")
     picture = output.with_suffix(".png")
     check_writable(output)

@@ -14,15 +14,9 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 import numpy as np
 
 from index.config import DEDUP_METHODS, GenerateConfig
-from src.common.artifacts import (
-    atomic_path,
-    embedding_ids_path,
-    file_hash,
-    index_meta_path,
-    load_sid_index,
-    save_sid_index,
-)
+from src.common.artifacts import atomic_path, embedding_ids_path, file_hash
 from src.common.cli import add_device_flag, new_parser, user_errors
+from src.common.index_files import index_meta_path, load_sid_index, save_sid_index
 from src.common.sid import SidIndex, level_letters
 
 

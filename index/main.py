@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m index.main` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -74,7 +75,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         default=TrainConfig.fusion,
         help="of several embeddings: side by side with equal variance, or weighed item by item, which is learnt",
     )
-    sizes = {"type": int, "nargs": "+", "metavar": "N"}
+    sizes: dict[str, Any] = {"type": int, "nargs": "+", "metavar": "N"}
     add(
         "--num_emb_list",
         dest="codebook_sizes",

@@ -3,7 +3,28 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from index.metrics import IndexMetrics
+
+
+class Evaluation(NamedTuple):
+    """The model on all items, each with its nearest codewords."""
+
+    loss: float
+    reconstruction: float
+    quantization: float
+    measures: IndexMetrics
+
+    @property
+    def utilization(self) -> float:
+        return sum(self.measures.utilization) / len(self.measures.utilization)
+
+
+def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
+    """The fields that only evaluated epochs have."""
+    losses = {"eval_loss": evaluation.loss, "eval_reconstruction": evaluation.reconstruction}
+    return {**losses, **evaluation.measures.table()}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

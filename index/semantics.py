@@ -24,7 +24,7 @@ def measure_all(
     codebook_sizes: Sequence[int],
     embeddings: np.ndarray | None = None,
     categories: Sequence[str] | None = None,
-    sequences: Sequence[Sequence[int]] | None = None,
+    sequences: Sequence[Sequence[int] | np.ndarray] | None = None,
     reconstructions: np.ndarray | None = None,
     num_queries: int = 2000,
     seed: int = 42,
@@ -75,7 +75,7 @@ def category_measures(groups: np.ndarray, categories: Sequence[str], seed: int =
     table: dict[str, Any] = {"categorised_items": len(known)}
     if not len(known):
         return table
-    kept = [categories[row] for row in known]
+    kept = [categories[row] for row in known.tolist()]
     shuffle = np.random.default_rng(seed).permutation(len(known))
     for name, labels in (("top", number_labels(top_categories(kept))), ("full", number_labels(kept))):
         table[f"{name}_categories"] = int(labels.max()) + 1
@@ -113,7 +113,7 @@ def agreement(groups: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 # ---- sequences -------------------------------------------------------------------------------------------------------
-def sequence_measures(groups: np.ndarray, sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
+def sequence_measures(groups: np.ndarray, sequences: Sequence[Sequence[int] | np.ndarray]) -> dict[str, Any]:
     """Do consecutive items of a sequence share codes more often than items of the same popularity do by chance?
 
     Pairs of an item with itself do not count. Chance is exact: both sides of the pairs drawn independently of each
@@ -184,13 +184,13 @@ def format_semantics(table: dict[str, Any]) -> str:
         lines.append("prefix  " + "  ".join(f"{title.rstrip():>11}" for title in columns))
         for place, row in enumerate(zip(*columns.values(), strict=True)):
             lines.append(f"{place + 1:6}  " + "  ".join(f"{_short(value):>11}" for value in row))
-    recalls = {
+    titles = {
         "neighbours by prefix": "neighbour_recall",
         "neighbours by reconstruction": "reconstruction_recall",
         "next item by prefix": "sequence_recall",
         "random order": "neighbour_recall_random",
     }
-    recalls = [f"{title} {table[name]:.4f}" for title, name in recalls.items() if name in table]
+    recalls = [f"{title} {table[name]:.4f}" for title, name in titles.items() if name in table]
     if recalls:
         lines.append(f"recall@{NUM_NEIGHBOURS}: " + "   ".join(recalls))
     if "reconstruction_error" in table:

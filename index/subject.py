@@ -11,15 +11,10 @@ from index.checkpoints import load_checkpoint
 from index.config import EvaluateConfig, as_paths
 from index.embeddings import EmbeddingDataset
 from index.encoding import encode_all
-from src.common.artifacts import (
-    DatasetPaths,
-    file_hash,
-    load_interactions,
-    load_items,
-    load_sid_index,
-    load_splits,
-)
+from src.common.artifacts import DatasetPaths, file_hash
+from src.common.dataset_readers import load_interactions, load_items, load_splits
 from src.common.distributed import resolve_device
+from src.common.index_files import load_sid_index
 from src.common.log import logger
 
 if TYPE_CHECKING:
@@ -56,6 +51,7 @@ def _of_checkpoint(config: EvaluateConfig) -> Subject:
     from index.collisions import quantization_error
 
     device = resolve_device(config.device)
+    assert config.ckpt_path is not None  # read_subject has looked
     checkpoint = load_checkpoint(config.ckpt_path, device)
     data_path = config.data_path or checkpoint.data_path
     if not data_path:
@@ -110,6 +106,7 @@ def _of_index(config: EvaluateConfig) -> Subject:
     """Codes of an index or a .npy; embeddings are those of --data_path, or else those that its meta file names."""
     import torch
 
+    assert config.index_file is not None  # read_subject has looked
     path, device = Path(config.index_file), resolve_device(config.device)
     subject, meta = read_codes(path)
     data_path = config.data_path or as_paths(

@@ -3,31 +3,23 @@
 import json
 import math
 import time
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from index.checkpoints import (
-    LAST,
-    checkpoint_table,
-    read_checkpoint,
-    resolve_checkpoint,
-    save_checkpoint,
-)
-from index.clustering import nearest_codes
+from index.checkpoints import LAST, checkpoint_table, read_checkpoint, resolve_checkpoint
 from index.config import TRAINED, TrainConfig, flag_of
-from index.embeddings import EmbeddingDataset
+from index.embeddings import EVALUATION_ROWS, EmbeddingDataset
+from index.epoch_order import EpochOrder
 from index.fitted import fit
-from index.metrics import IndexMetrics, measure
-from index.plots import plot_runs
-from index.rows import append_rows, flat, read_rows
+from index.metrics import measure
+from index.rows import Evaluation, evaluation_row, flat
 from index.rqvae import LOSS_NAMES, RQVAE
-from src.common.artifacts import file_hash, write_text
+from index.run_folder import RunFolder, new_run_folder
+from src.common.artifacts import file_hash
 from src.common.distributed import gather, init_process_group, is_main, rank, resolve_device, world_size
 from src.common.log import logger, progress
 from src.common.record import add_outputs, plain, run_record, write_record
@@ -36,11 +28,8 @@ from src.common.seed import seed_everything
 __all__ = ["TrainConfig", "train"]
 
 MAX_GRADIENT_NORM = 1.0  # LC-Rec's
-EVALUATION_ROWS = 8192
 ROWS_PER_CODEWORD = 256  # of the k-means sample, as in faiss
-ITEMS_A_PIVOT, MOST_PIVOTS = 16, 256  # near items in one batch, at no more than the cost of a k-means iteration
 MIN_STEPS_UNUSED = 20  # a codeword that no row took for so long is dead
-LOSS_TOLERANCE = 1.1  # the best by collisions or use must be trained: a loss at most this far above the lowest
 SECONDS_BETWEEN_READINGS = 2.0  # losses stay on the device in between
 SECONDS_BETWEEN_PLOTS = 60.0
 FREE_ON_RESUME = {"data_path", "ckpt_dir", "epochs", "eval_step", "save_limit", "device", "num_workers", "resume"}
@@ -52,19 +41,6 @@ OPTIMIZERS = {
     "Adagrad": torch.optim.Adagrad,
     "RMSprop": torch.optim.RMSprop,
 }
-
-
-class Evaluation(NamedTuple):
-    """The model on all items, each with its nearest codewords."""
-
-    loss: float
-    reconstruction: float
-    quantization: float
-    index: IndexMetrics
-
-    @property
-    def utilization(self) -> float:
-        return sum(self.index.utilization) / len(self.index.utilization)
 
 
 def train(config: TrainConfig) -> Path:
@@ -112,23 +88,17 @@ class Trainer:
         torch.manual_seed(config.seed + rank())  # weights are equal on all ranks, batches are not
         self.optimizer = make_optimizer(config, self.model, device)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
-        self.best = {
-            "loss": [math.inf, math.inf],
-            "collision": [math.inf, math.inf],
-            "utilization": [math.inf, math.inf],
-        }
         self.epoch = 0
         self.steps_since_revival = 0
-        self.seen: Tensor | None = (
-            None  # (N,) int64, a key of the SID that each item had last, where spread asks for it
-        )
-        if config.spread_weight > 0 and not config.neighbour_weight > 0:  # which brings near items together
-            self.seen = torch.arange(len(self.dataset), device=device)
+        self.order = EpochOrder(self.dataset, self.model, config)
         self.unread: list[tuple[int, float, Tensor]] = []  # epoch, learning rate, losses that are still on the device
         if config.resume is None:
-            self.folder = gather(new_run_folder(config.ckpt_dir) if is_main() else None)[0]
+            path = Path(gather(str(new_run_folder(config.ckpt_dir)) if is_main() else "")[0])
         else:
-            self.folder = self.load(resolve_checkpoint(config.resume, LAST))
+            path = resolve_checkpoint(config.resume, LAST).parent
+        self.folder = RunFolder(path, config.save_limit)
+        if config.resume is not None:
+            self.load(resolve_checkpoint(config.resume, LAST))
 
     def learning_rate_factor(self, step: int) -> float:
         """Share of --lr at a step: a linear rise over --warmup_epochs, then as --lr_scheduler_type says."""
@@ -146,7 +116,7 @@ class Trainer:
         config, started = self.config, time.monotonic()
         if is_main():
             record = {"artefact": "RQ-VAE run", **run_record(config, self.inputs())}
-            write_record(self.folder / "config.json", record)
+            write_record(self.folder.path / "config.json", record)
         logger.info(f"config: {json.dumps(plain(config))}")
         if config.quantizer not in TRAINED:
             return self.fit_at_once(started)
@@ -175,25 +145,24 @@ class Trainer:
                 if is_due and self.model.quantizes:
                     evaluation = self.evaluate()
                     rows[-1].update(evaluation_row(evaluation))
-                if is_main():
-                    append_rows(self.folder / "metrics.jsonl", rows)
+                self.folder.log(rows)
                 if wandb_run is not None:
                     for row in rows:
                         wandb_run.log(flat(row), step=row["epoch"])
                 if is_due and not self.model.quantizes:
-                    self.save_last(checkpoint_table(self.model, config, self.epoch, data_sha256=self.data_hash))
+                    self.save_last(self.table())
                 elif is_due:
                     self.keep(evaluation)
                     if time.monotonic() - last_plot > SECONDS_BETWEEN_PLOTS:
-                        self.plot()
+                        self.folder.plot()
                         last_plot = time.monotonic()
         bar.close()
-        self.plot()
+        self.folder.plot()
         if wandb_run is not None:
             wandb_run.finish()
         self.seal()
         logger.info(self.summary(time.monotonic() - started))
-        return self.folder
+        return self.folder.path
 
     def fit_at_once(self, started: float) -> Path:
         """A tokenizer without training: fits it to all items, and writes what a training run of one epoch would."""
@@ -209,12 +178,12 @@ class Trainer:
             fit(self.model, rows.to(self.device), self.config)
             self.epoch = 1
             evaluation = self.evaluate()
-            append_rows(self.folder / "metrics.jsonl", [{"epoch": 1, **evaluation_row(evaluation)}])
+            self.folder.log([{"epoch": 1, **evaluation_row(evaluation)}])
             self.keep(evaluation)
-            self.plot()
+            self.folder.plot()
         self.seal()
         logger.info(self.summary(time.monotonic() - started))
-        return self.folder
+        return self.folder.path
 
     @property
     def num_kmeans_rows(self) -> int:
@@ -251,47 +220,20 @@ class Trainer:
         self.parallel.train()
         learning_rate = self.schedule.get_last_lr()[0]
         totals = torch.zeros(len(LOSS_NAMES), device=self.device)
-        for positions in self.shuffled().tensor_split(self.steps_per_epoch):
+        for positions in self.order.draw().tensor_split(self.steps_per_epoch):
             losses = self.parallel(self.dataset.batch(positions), self.dataset.companions_of(positions))
             self.optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
             self.optimizer.step()
             self.schedule.step()
-            if self.seen is not None:
-                self.seen[positions] = sid_keys(losses.codes)
+            self.order.note(positions, losses.codes)
             totals += torch.stack(losses[:-1]).detach() * (len(positions) / len(self.dataset))
         self.unread.append((self.epoch, learning_rate, totals))
         self.steps_since_revival += self.steps_per_epoch * self.model.quantizes
         if self.steps_since_revival >= MIN_STEPS_UNUSED and not self.model.rq.is_fixed:
             self.revive_dead_codewords()
             self.steps_since_revival = 0
-
-    def shuffled(self) -> Tensor:
-        """(N,) int64, the order of an epoch: at random, where no loss needs certain items in one batch.
-
-        Those of the neighbours are around the same one of some random items. Those of the spread shared their SID when
-        they were last seen.
-        """
-        if self.config.neighbour_weight > 0:
-            groups = self.around_random_items()
-        elif self.seen is not None:
-            groups = torch.unique(self.seen, return_inverse=True)[1]
-        else:
-            return torch.randperm(len(self.dataset), device=self.device)
-        return torch.rand(len(groups), device=self.device)[groups].argsort()
-
-    @torch.no_grad()
-    def around_random_items(self) -> Tensor:
-        """(N,) int64: which of some random items each item is nearest to, by cosine."""
-        number = min(MOST_PIVOTS, math.ceil(len(self.dataset) / ITEMS_A_PIVOT))
-        pivots = self.dataset.batch(torch.randperm(len(self.dataset), device=self.device)[:number])
-        pivots = functional.normalize(self.model.normalizer(pivots))
-        parts = [
-            nearest_codes(functional.normalize(self.model.normalizer(rows)), pivots)
-            for rows in self.dataset.in_order(EVALUATION_ROWS)
-        ]
-        return torch.cat(parts)
 
     @torch.no_grad()
     def revive_dead_codewords(self) -> None:
@@ -327,8 +269,8 @@ class Trainer:
         if world_size() > 1:
             torch.distributed.all_reduce(totals)
             codes = torch.cat(gather(codes))
-        index = measure(codes.numpy(), self.config.codebook_sizes)
-        return Evaluation(*totals.tolist(), index)
+        loss, reconstruction, quantization = totals.tolist()
+        return Evaluation(loss, reconstruction, quantization, measure(codes.numpy(), self.config.codebook_sizes))
 
     def read_losses(self) -> list[dict[str, Any]]:
         """Fetches the losses of the epochs since the last reading: one row each."""
@@ -352,44 +294,22 @@ class Trainer:
             if not math.isfinite(row["loss"]):
                 raise ValueError(
                     f"the loss became {row['loss']} in epoch {row['epoch']}: lower --lr, or pass"
-                    f" --normalize standardize. {self.folder / LAST} holds the last good state"
+                    f" --normalize standardize. {self.folder.path / LAST} holds the last good state"
                 )
         return rows
 
     def keep(self, evaluation: Evaluation) -> None:
         """Writes this epoch's checkpoint, the best ones where it is better, and last.pth."""
-        scores = {
-            "loss": [evaluation.loss, evaluation.loss],
-            "collision": [evaluation.index.collision_rate, evaluation.loss],
-            "utilization": [-evaluation.utilization, evaluation.loss],
-        }
-        table = self.table(evaluation)
-        tolerable = LOSS_TOLERANCE * min(evaluation.loss, self.best["loss"][0])
-        for name, score in scores.items():
-            old = self.best[name]
-            if evaluation.loss <= tolerable and (score < old or old[-1] > tolerable):
-                self.best[name] = score
-                self.save(self.folder / f"best_{name}_model.pth", table)
-        if self.config.save_limit:
-            self.save(self.folder / f"epoch_{self.epoch}.pth", table)
-        if is_main():
-            kept = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
-            for path in kept[: max(0, len(kept) - self.config.save_limit)]:
-                path.unlink()
+        table = self.table(metrics=evaluation_row(evaluation))
+        self.folder.keep(evaluation, table)
         self.save_last(table)
 
     def save_last(self, table: dict[str, Any]) -> None:
         """Writes what --resume takes: all ranks give their part, rank 0 writes."""
-        self.save(self.folder / LAST, {**table, **self.training_state()})
+        self.folder.save(LAST, {**table, **self.training_state()})
 
-    def save(self, path: Path, table: dict[str, Any]) -> None:
-        if is_main():
-            save_checkpoint(path, table)
-
-    def table(self, evaluation: Evaluation) -> dict[str, Any]:
-        return checkpoint_table(
-            self.model, self.config, self.epoch, data_sha256=self.data_hash, metrics=evaluation_row(evaluation)
-        )
+    def table(self, **more: Any) -> dict[str, Any]:
+        return checkpoint_table(self.model, self.config, self.epoch, data_sha256=self.data_hash, **more)
 
     def training_state(self) -> dict[str, Any]:
         """What last.pth holds beyond the model, so that a resumed run continues to the last digit."""
@@ -398,13 +318,13 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps_since_revival": self.steps_since_revival,
-            "seen": gather(None if self.seen is None else self.seen.cpu()),
-            "best": {name: list(score) for name, score in self.best.items()},
+            "seen": gather(None if self.order.seen is None else self.order.seen.cpu()),
+            "best": {name: list(score) for name, score in self.folder.best.items()},
             "rng": gather({"cpu": torch.get_rng_state(), "cuda": None if cuda is None else cuda.cpu()}),
         }
 
-    def load(self, path: Path) -> Path:
-        """Takes up the run that wrote `path`; gives its folder."""
+    def load(self, path: Path) -> None:
+        """Takes up the run that wrote `path`."""
         table = read_checkpoint(path)
         if "optimizer" not in table or "rng" not in table:
             raise ValueError(f"--resume {path} holds weights only: give a run folder, or its {LAST}")
@@ -421,23 +341,18 @@ class Trainer:
         self.model.load_state_dict(table["state_dict"])
         self.optimizer.load_state_dict(table["optimizer"])
         self.schedule.load_state_dict(table["schedule"])
-        self.epoch, self.best = table["epoch"], table["best"]
+        self.epoch, self.folder.best = table["epoch"], table["best"]
         self.steps_since_revival = table["steps_since_revival"]
         if len(table["rng"]) != world_size():
             raise ValueError(f"--resume {path} was written by {len(table['rng'])} processes: go on with as many")
-        if self.seen is not None:
-            self.seen.copy_(table["seen"][rank()])
+        if self.order.seen is not None:
+            self.order.seen.copy_(table["seen"][rank()])
         rng = table["rng"][rank()]
         torch.set_rng_state(rng["cpu"].cpu())
         if self.device.type == "cuda" and rng["cuda"] is not None:
             torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
-        if not is_main():
-            return path.parent
-        log = path.parent / "metrics.jsonl"
-        kept = [row for row in read_rows(log) if row["epoch"] <= self.epoch]
-        write_text(log, "".join(json.dumps(row) + "\n" for row in kept))
+        self.folder.forget_after(self.epoch)
         logger.info(f"resuming {path.parent} after epoch {self.epoch} of {self.config.epochs}")
-        return path.parent
 
     def inputs(self) -> dict[str, Path]:
         """Input files by what they are."""
@@ -449,29 +364,18 @@ class Trainer:
     def seal(self) -> None:
         """Adds the hashes of the best checkpoints to config.json; the others may go when their time is over."""
         if is_main():
-            add_outputs(self.folder / "config.json", {path.name: path for path in self.folder.glob("best_*.pth")})
-
-    def plot(self) -> None:
-        if not is_main():
-            return
-        plot_runs({"training": read_rows(self.folder / "metrics.jsonl")}, self.folder / "training.png")
+            folder = self.folder.path
+            add_outputs(folder / "config.json", {path.name: path for path in folder.glob("best_*.pth")})
 
     def summary(self, seconds: float) -> str:
-        if not math.isfinite(self.best["loss"][0]):
-            return f"nothing to train; {self.folder}"
+        best = self.folder.best
+        if not math.isfinite(best["loss"][0]):
+            return f"nothing to train; {self.folder.path}"
         what = f"{self.epoch} epochs" if self.config.quantizer in TRAINED else f"{self.config.quantizer} fitted"
         return (
-            f"{what} in {seconds:.0f} s: best loss {self.best['loss'][0]:.5f}, collision rate"
-            f" {self.best['collision'][0]:.4%}, utilization {-self.best['utilization'][0]:.1%}. Results: {self.folder}"
+            f"{what} in {seconds:.0f} s: best loss {best['loss'][0]:.5f}, collision rate"
+            f" {best['collision'][0]:.4%}, utilization {-best['utilization'][0]:.1%}. Results: {self.folder.path}"
         )
-
-
-def sid_keys(codes: Tensor) -> Tensor:
-    """(B,) int64: equal for equal rows of (B, L) codes, and for others but by a chance of 2^-64."""
-    keys = torch.zeros_like(codes[:, 0])
-    for column in codes.unbind(1):
-        keys = keys * 6364136223846793005 + column + 1442695040888963407  # Knuth's generator, modulo 2^64
-    return keys
 
 
 def make_optimizer(config: TrainConfig, model: RQVAE, device: torch.device) -> torch.optim.Optimizer:
@@ -479,26 +383,6 @@ def make_optimizer(config: TrainConfig, model: RQVAE, device: torch.device) -> t
     if config.learner in ("AdamW", "Adam"):
         settings["fused"] = device.type in ("cpu", "cuda")
     return OPTIMIZERS[config.learner](model.parameters(), **settings)
-
-
-def new_run_folder(parent: Path) -> Path:
-    """Makes `<parent>/<timestamp>`; a second run of the same second gets `-2` and so on."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-
-
-def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
-    """The fields of metrics.jsonl that only evaluated epochs have."""
-    losses = {"eval_loss": evaluation.loss, "eval_reconstruction": evaluation.reconstruction}
-    return {**losses, **evaluation.index.table()}
 
 
 def start_wandb(config: TrainConfig) -> Any:

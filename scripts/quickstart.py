@@ -194,7 +194,8 @@ def run_ranks(module: str, *flags: Any) -> None:
 
 # ---- the way ---------------------------------------------------------------------------------------------------------
 def quickstart(args: argparse.Namespace) -> Path:
-    from src.common.artifacts import dataset_paths, index_path
+    from src.common.artifacts import dataset_paths
+    from src.common.index_files import index_path
     from src.common.log import setup_logging
     from src.tasks.catalogue import load_catalogue
 

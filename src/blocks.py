@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.prompt import PromptBuilder, Sample, Slot
+from src.chat import Slot
+from src.prompt import PromptBuilder, Sample
 from src.tasks.task import Template
 
 
@@ -83,7 +84,8 @@ def block_of(samples: Sequence[Sample]) -> Block:
     begins = [np.flatnonzero(np.diff(sample.start, prepend=-1)) for sample in samples]
     orders = [np.argsort(sample.predict, kind="stable") for sample in samples]
     sizes = np.array([len(sample.ids) for sample in samples])
-    positions, images = None, ()
+    positions: np.ndarray | None = None
+    images: tuple[Any, ...] = ()
     if any(sample.positions.ndim > 1 for sample in samples):
         positions = np.concatenate([np.broadcast_to(s.positions, (3, len(s.ids))) for s in samples], 1)
     if any(sample.images for sample in samples):
@@ -113,12 +115,13 @@ def join(blocks: Sequence[Block]) -> Block:
     arrays = [list(values) for values in zip(*(block[:12] for block in blocks), strict=True)]
     shifts = starts(np.array([len(block.source) for block in blocks]))
     arrays[1] = [begins + shift for begins, shift in zip(arrays[1], shifts, strict=True)]
-    positions, images = None, ()
+    positions: np.ndarray | None = None
+    images: tuple[Any, ...] = ()
     if any(block.positions is not None for block in blocks):
         positions = np.concatenate([_positions(block) for block in blocks], 1)
     if any(block.images for block in blocks):
         images = tuple(image for block in blocks for image in block.images or ((),) * len(block.sizes))
-    return Block(*map(np.concatenate, arrays), positions, images)
+    return Block._make([*map(np.concatenate, arrays), positions, images])
 
 
 def _positions(block: Block) -> np.ndarray:
@@ -173,6 +176,10 @@ class NextItemBlocks:
         begin = np.maximum(last - self.window, 0) if self.window else np.zeros_like(last)
         num_items, num_targets = last - begin, last - first + 1  # of the history, and after it
         shared, total = num_targets > 1, int(num_targets.sum())
+        owner: np.ndarray | slice
+        number: np.ndarray | int
+        first_pair: np.ndarray | slice
+        target_pair: np.ndarray | slice
         if shared.any():
             owner = np.arange(len(users)).repeat(num_targets)  # sample of each target
             number = np.arange(total) - starts(num_targets)[owner]  # of a target in its sample

@@ -9,9 +9,9 @@ from torch.utils.data import Dataset
 
 from src.blocks import Block, NextItemBlocks, block_of, join, next_item_blocks
 from src.common.seed import random_numbers
-from src.prompt import PromptBuilder, Sample, View
-from src.tasks.catalogue import Split
-from src.tasks.task import USER_TEXTS, Task, Template
+from src.item_tokens import View
+from src.prompt import PromptBuilder, Sample
+from src.tasks.task import USER_TEXTS, Split, Task, Template
 
 
 class TaskDataset(Dataset):

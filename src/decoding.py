@@ -126,7 +126,7 @@ def score_all(
             owner = torch.arange(batch, device=device)[:, None, None].expand_as(child)[inside]
             chances[owner, child[inside] - begin] = here[inside]
             first, offset = begin, offset + num_nodes
-        if scores_end:
+        if end_token is not None and scores_end:
             chances = chances + _end_chances(logits[:, offset:], end_token)
         scores[:, first : first + chances.shape[1]] = chances
     return scores / (levels + (end_token is not None))

@@ -117,7 +117,7 @@ class EncoderPrompts:
         self.model, self.mask = model, inputs["attention_mask"]
         self.encoded = model.get_encoder()(input_ids=inputs["input_ids"], attention_mask=self.mask)
         self.bias = model.get_decoder().block[0].layer[0].SelfAttention.compute_bias
-        self.cache = None
+        self.cache: Any = None
         self.depths = torch.empty(0, dtype=torch.long, device=self.mask.device)  # of all tokens of the decoder
         start = torch.full((len(self.mask), 1), model.config.decoder_start_token_id, device=self.mask.device)
         self.logits = self._run(start, 0, torch.ones(1, 1, 1, dtype=torch.bool, device=self.mask.device))

@@ -1,5 +1,6 @@
 """The table of model families (a new one is a row), and what a folder holds by its JSON files: told without torch."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,48 @@ def check_base_model(model: str | Path, model_type: str | None = None) -> None:
             f" masks of packed rows and of beams do not tell of. Where prompts are shorter, set use_sliding_window to"
             f" false and layer_types to full_attention in its config.json"
         )
+    if Path(model).is_dir():
+        check_weights(model)
+
+
+def check_weights(folder: str | Path) -> None:
+    """Refuses a folder whose weights are missing or cut off, by the headers of its files and their lengths alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as said; a copy or download that stopped half-way is the usual cause.
+    """
+    shards = Path(folder, "model.safetensors.index.json")
+    named = set(read_json(shards)["weight_map"].values()) if shards.is_file() else set()
+    if missing := sorted(name for name in named if not Path(folder, name).is_file()):
+        raise FileNotFoundError(
+            f"{folder} lacks {len(missing)} of {len(named)} files of weights, {missing[0]} first: copy them too"
+        )
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files and not any(Path(folder).glob("*.bin")):
+        raise FileNotFoundError(f"{folder} holds no weights (*.safetensors): copy or download them again")
+    for file in files:
+        size, told = file.stat().st_size, told_size(file)
+        if size != told:
+            raise ValueError(f"{file} has {size:,} bytes, and its header tells of {told:,}: copy or download it again")
+
+
+def told_size(file: Path) -> int:
+    """Bytes that a .safetensors file should have, by its header.
+
+    Raises:
+        ValueError: it has no whole header.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
+        if start == b"version ":
+            raise ValueError(f"{file} is a pointer of Git LFS, without the weights: git lfs pull")
+        try:
+            table = json.loads(stream.read(length) if length < file.stat().st_size else b"")
+            ends = [row["data_offsets"][1] for name, row in table.items() if name != "__metadata__"]
+        except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"{file} has no whole header: copy or download it again") from error
+    return 8 + length + max(ends, default=0)
 
 
 def caption_type(model: str | Path) -> str | None:
@@ -196,10 +239,11 @@ def check_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora:
         raise ValueError(f"{ckpt} holds {kind}: {cure}")
     if not lora:
         check_base_model(ckpt)
-    elif base_model is None:
+        return
+    if base_model is None:
         raise ValueError("--lora needs --base_model: the adapter holds only what differs from it")
-    else:
-        check_base_model(base_model)
+    check_base_model(base_model)
+    check_weights(ckpt)
 
 
 def check_index(ckpt_model: str | Path, dataset: str, index: SidIndex) -> None:
@@ -210,7 +254,7 @@ def check_index(ckpt_model: str | Path, dataset: str, index: SidIndex) -> None:
         known = {meta.get("index_sha256"), *indexes.values()} - {None}
         if dataset in indexes:
             known = {indexes[dataset]}
-        if known and file_hash(index.path) not in known:
+        if known and file_hash(index.file) not in known:
             raise ValueError(
                 f"{ckpt_model} was trained with another SID index than {index.path}: its tokens would name other"
                 f" items. Give the index that its run.json names"

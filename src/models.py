@@ -333,6 +333,7 @@ def load_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora: 
         return load_model(ckpt, dtype)
     from peft import PeftModel
 
+    assert base_model is not None  # check_finetuned has seen to it
     loaded = load_model(base_model, dtype)
     processor = load_processor(ckpt)
     tokenizer = processor.tokenizer if loaded.family.vision else processor

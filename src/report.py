@@ -76,7 +76,7 @@ def read_settings(path: Path | None) -> dict[str, Any] | None:
 
 def find_index(config: ReportConfig, catalogue: "Catalogue") -> "SidIndex | None":
     """The index named, or the only one of the dataset; a name that fits nothing is an error."""
-    from src.common.artifacts import load_sid_index, resolve_index_file
+    from src.common.index_files import load_sid_index, resolve_index_file
 
     if config.index_file:
         return load_sid_index(resolve_index_file(config.index_file, catalogue.paths))

@@ -34,7 +34,8 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     """
     import numpy as np
 
-    from src.common.artifacts import check_writable, find_images
+    from src.common.artifacts import check_writable
+    from src.common.dataset_readers import find_images
     from src.common.distributed import resolve_device
     from src.common.images import undecodable
     from src.common.log import logger, setup_logging
@@ -66,7 +67,8 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
 
     pictures["permuted"] = {item: catalogue.image_files[other] for item, other in swapped.items()}
     if missing := [int(item) for item in items if int(item) not in pictures.get("second", usable)]:
-        raise ValueError(f"{catalogue.paths.folder / config.second_image_path} lacks the picture of item {missing[0]}")
+        folder = catalogue.paths.folder / (config.second_image_path or "")
+        raise ValueError(f"{folder} lacks the picture of item {missing[0]}")
     check_writable(config.results_file)
     models = {"checkpoint": config.ckpt_model} | ({"base model": model_input(config.base_model)} if config.lora else {})
     inputs = input_entries(catalogue.input_files() | models)
@@ -83,17 +85,16 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
         "catalogue": len(catalogue.item_ids),
         "hit@1_second": None,
     }
-    losses = {}
+    losses: dict[str, np.ndarray] = {}
     for name, files in pictures.items():
         recommender.use_pictures(files)
-        hits = []
-        losses[name] = []
+        hits, found = [], []
         for start in range(0, len(items), config.test_batch_size):
             batch = items[start : start + config.test_batch_size]
             ranked = recommender.rank(template, [np.empty(0, np.int64)] * len(batch), batch)
             hits.append(ranked.items[:, 0] == batch)
-            losses[name].append(recommender.answer_losses(template, batch))
-        losses[name] = np.concatenate(losses[name])
+            found.append(recommender.answer_losses(template, batch))
+        losses[name] = np.concatenate(found)
         result[f"hit@1_{name}"] = float(np.concatenate(hits).mean())
     result["chance"] = 1 / len(catalogue.item_ids)
     result["chance_text"] = float(np.mean([1 / namesakes[words[int(item)]] for item in items]))

@@ -167,7 +167,7 @@ def test_random_views_are_of_seed_epoch_and_example_and_only_move_pixels():
     before = pixels(first[0])
     first.epoch = 1
     assert not np.array_equal(pixels(first[0]), before)
-    np.testing.assert_array_equal(pixels(plain[0]), builder.image(0).inputs["pixel_values"])  # the cache is clean
+    np.testing.assert_array_equal(pixels(plain[0]), builder.items.image(0).inputs["pixel_values"])  # the cache is clean
 
 
 @pytest.mark.parametrize("window", [0, 3, 20])

@@ -84,4 +84,34 @@ def test_checkpoint_must_be_what_the_flags_say(tmp_path):
         check_finetuned(tmp_path, None, True)
     with pytest.raises(FileNotFoundError, match="there is no model at /nope"):
         check_finetuned(tmp_path, "/nope", True)
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        check_finetuned(tmp_path, tiny_model("qwen2"), True)
+    shutil.copy(tiny_model("qwen2") / "model.safetensors", tmp_path / "adapter_model.safetensors")
     check_finetuned(tmp_path, tiny_model("qwen2"), True)
+
+
+def test_weights_that_are_not_whole_are_refused(tmp_path):
+    """What a broken copy leaves; it used to end in a traceback, after the data had been read."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("qwen2"), folder)
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    check_base_model(folder)
+    for kept, message in (
+        (whole[:-1], rf"has {len(whole) - 1:,} bytes, and its header tells of {len(whole):,}"),
+        (whole + b"x", "its header tells of"),
+        (whole[:100], "has no whole header"),
+        (whole[:5], "has no whole header"),
+        (b"", "has no whole header"),
+        ((2).to_bytes(8, "little") + b"[]", "has no whole header"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "git lfs pull"),
+    ):
+        file.write_bytes(kept)
+        with pytest.raises(ValueError, match=message):
+            check_base_model(folder)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        check_base_model(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2"}}))
+    with pytest.raises(FileNotFoundError, match=r"lacks 2 of 2 files of weights, 1\.safetensors first"):
+        check_base_model(folder)

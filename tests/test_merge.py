@@ -1,6 +1,7 @@
 """Merging adapters: a plain model that says and ranks the same."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from src.merge_lora import main, merge_lora
 from src.merge_zero3 import find_checkpoint, merge_zero3
 from src.models import load_finetuned
 from src.seqrec.core import evaluate
-from tests.finetune.test_core import config_for, weights_of
-from tests.seqrec.test_core import assert_equal_predictions
-from tests.seqrec.test_core import config_for as evaluation_of
+from tests.finetune.toy_runs import config_for, weights_of
+from tests.seqrec.toy_runs import assert_equal_predictions
+from tests.seqrec.toy_runs import config_for as evaluation_of
 from tests.test_models import batch_of, loss_of
 from tests.toy import tiny_model
 
@@ -68,6 +69,7 @@ def test_what_is_no_adapter_is_refused(tmp_path):
         merge_lora(base, tiny_model("qwen2"), tmp_path / "out")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    shutil.copy(tiny_model("qwen2") / "model.safetensors", tmp_path / "adapter")
     for same in (tmp_path / "adapter", tiny_model("qwen2")):
         with pytest.raises(ValueError, match="is what is merged: give another folder"):
             merge_lora(base, tmp_path / "adapter", same)

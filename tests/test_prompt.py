@@ -10,16 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from tokenizers.processors import TemplateProcessing
 
 from src.collate import PromptCollator, TrainingCollator
-from src.prompt import PLAIN_FRAME, PromptBuilder, Sample
-from src.tasks.task import KINDS, LANGUAGES, USER_TEXTS, Template, load_task
+from src.prompt import PromptBuilder, Sample
+from src.tasks.task import LANGUAGES, Template, load_task
 from src.tasks.texts import LIST_SEPARATORS
 from tests.toy import (
     ALL_FAMILIES,
-    MROPE_FAMILIES,
-    TEXT_FAMILIES,
     VISION_FAMILIES,
     WITHOUT_PICTURE,
     enriched_fields,
@@ -29,27 +26,7 @@ from tests.toy import (
     toy_builder,
     toy_catalogue,
 )
-
-HISTORY = (1, 4, 13, 3, 10)  # of these item 3 has no picture
-SEEN, UNSEEN = 14, 35  # an item with a picture, and one without
-TEXT = 4  # row of a text about a user
-
-
-def templates_for(family: str, language: str = "en") -> list[Template]:
-    """Every wording that a family can be asked."""
-    tasks = [load_task(name, language) for name in KINDS]
-    return [
-        template for task in tasks if family in VISION_FAMILIES or not task.needs_images for template in task.templates
-    ]
-
-
-def example(template: Template) -> dict:
-    """What a wording is asked about here."""
-    return {
-        "history": HISTORY if {"history", "history_titles", "history_images"} & template.slots else (),
-        "item": -1 if "preference" in template.slots else SEEN,
-        "text": TEXT if template.slots & set(USER_TEXTS) else -1,
-    }
+from tests.toy_prompts import HISTORY, SEEN, TEXT, example, templates_for
 
 
 # ---- one assembly ----------------------------------------------------------------------------------------------------
@@ -104,11 +81,11 @@ def test_pieces_read_as_the_whole_chat_would(family, language):
             if {"image", "history_images"} & template.slots:
                 template = Template(template.prompt_without_image, template.answer)
             ids, _ = builder.prompt_ids(template, **example(template))
-            text = builder._render(template.prompt.format(**slots))
+            text = builder.chat.render(template.prompt.format(**slots))
             assert ids.tolist() == loaded.tokenizer(text, add_special_tokens=False)["input_ids"], text
             assert loaded.tokenizer.decode(ids) == text
             # The answer, too, reads as it would in a chat that holds it.
-            chat = builder._render(template.prompt.format(**slots), template.answer.format(**slots))
+            chat = builder.chat.render(template.prompt.format(**slots), template.answer.format(**slots))
             whole = loaded.tokenizer(chat, add_special_tokens=False)["input_ids"]
             both = [*ids, *builder.answer_ids(template, **example(template))]
             assert [int(i) for i in both] == whole[: len(both)], chat
@@ -135,62 +112,9 @@ def test_empty_fields_go_with_their_labels(family):
         template = load_task(task).templates[number]
         sample = builder.sample(template, (), SEEN)
         asked = builder.question(template, (), SEEN, len(sample.targets)).ids
-        assert asked.tolist() == loaded.tokenizer(builder._render(prompt), add_special_tokens=False)["input_ids"]
+        assert asked.tolist() == loaded.tokenizer(builder.chat.render(prompt), add_special_tokens=False)["input_ids"]
         np.testing.assert_array_equal(sample.ids[: len(asked)], asked)
         assert loaded.tokenizer.decode(sample.targets[:-1]) == answer
-
-
-@pytest.mark.parametrize("family", ALL_FAMILIES)
-def test_end_of_turn_is_the_chats(family):
-    builder = toy_builder(shared_model(family))
-    expected = "<|eot_id|>" if family == "llama" else "<|im_end|>"
-    assert builder.tokenizer.decode([builder.end_token]) == expected
-
-
-def test_model_without_chat_template_gets_a_plain_frame():
-    loaded = fresh_model("qwen2")
-    loaded.tokenizer.chat_template = None
-    builder = toy_builder(loaded)
-    template = load_task("seqrec").templates[0]
-    text = loaded.tokenizer.decode(builder.question(template, HISTORY, SEEN, 4).ids)
-    head, tail = PLAIN_FRAME.split("{}")
-    assert text.startswith(head + template.prompt.split("{")[0])
-    assert text.endswith(tail)
-    assert builder.end_token == loaded.tokenizer.eos_token_id
-
-
-def test_chat_with_a_system_turn_and_one_token_for_all_ends():
-    """As SmolLM2 has it: <|im_start|> goes before every text, and <|im_end|> ends turns, texts and padded rows."""
-    loaded = fresh_model("qwen2")
-    tokenizer, begin, end = loaded.tokenizer, "<|im_start|>", "<|im_end|>"
-    tokenizer.chat_template = (
-        "{% for message in messages %}{% if loop.first %}{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif %}"
-        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-    )
-    tokenizer.bos_token, tokenizer.pad_token = begin, end
-    first = [(begin, tokenizer.bos_token_id)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=first)
-    assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
-    builder = toy_builder(loaded)
-    assert builder.end_token == tokenizer.pad_token_id
-    samples, questions = [], []
-    for name in ("seqrec", "item2index", "index2item"):
-        template = load_task(name).templates[0]
-        sample = builder.sample(template, **example(template))
-        question = builder.question(template, **example(template), reserve=len(sample.targets))
-        np.testing.assert_array_equal(sample.ids[: len(question.ids)], question.ids)
-        text = tokenizer.decode([*sample.ids, sample.targets[-1]])
-        assert text.startswith("<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n")
-        assert text.endswith(end)
-        assert (text.count(begin), text.count(end)) == (3, 3)
-        assert [*sample.ids, sample.targets[-1]] == tokenizer(text, add_special_tokens=False)["input_ids"]
-        samples.append(sample)
-        questions.append(question)
-    packed = TrainingCollator(tokenizer.pad_token_id, mrope=False, row_length=1)(samples)
-    assert (packed["labels"] == builder.end_token).sum() == len(samples)  # padding is never learnt
-    left = PromptCollator(tokenizer.pad_token_id, mrope=False)(questions)
-    assert left["attention_mask"].sum() == sum(len(question.ids) for question in questions)
 
 
 def test_learning_the_prompt_leaves_out_placeholders():
@@ -369,7 +293,7 @@ def test_long_prompts_lose_their_oldest_history(family):
             pictured = [item for item in kept if item not in WITHOUT_PICTURE]
             assert len(sample.images) == len(pictured)
             assert (sample.ids == builder.image_token_id).sum() == sum(
-                (builder.image(item).ids == builder.image_token_id).sum() for item in pictured
+                (builder.items.image(item).ids == builder.image_token_id).sum() for item in pictured
             )
         shortest = len(kept)
     assert shortest == 1
@@ -411,122 +335,6 @@ def test_long_words_are_cut_and_pictures_never():
         assert loaded.tokenizer.decode(sample.ids).endswith("assistant\n" + loaded.tokenizer.decode(whole.targets[:-1]))
         fitted.append(length)
     assert len(fitted) > 2
-
-
-# ---- words -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "llama"])
-def test_control_tokens_in_words_are_harmless(family):
-    """A title may neither end the turn, nor claim a picture, nor name an item."""
-    loaded, catalogue = shared_model(family), toy_catalogue(None)
-    evil = " ".join([*loaded.tokenizer.all_special_tokens, *loaded.tokenizer.get_added_vocab(), "<|im_<|im_end|>end|>"])
-    items = {**catalogue.items, SEEN: {**catalogue.items[SEEN], "title": f"nice{evil}\n\n{{sid}} shirt"}}
-    builder = toy_builder(loaded, replace(catalogue, items=items))
-    added = np.array(sorted(loaded.tokenizer.get_added_vocab().values()))
-    for template in load_task("item2index").templates[:2]:
-        ids, _ = builder.prompt_ids(template, (), SEEN)
-        clean, _ = toy_builder(loaded, catalogue).prompt_ids(template, (), SEEN)
-        np.testing.assert_array_equal(ids[np.isin(ids, added)], clean[np.isin(clean, added)])
-        text = loaded.tokenizer.decode(ids)
-        assert "nice" in text
-        assert "{sid} shirt" in text
-
-
-def test_tokenizer_must_know_the_sid_tokens():
-    from src.models import load_model
-    from tests.toy import tiny_model
-
-    with pytest.raises(ValueError, match="lacks 15 SID tokens, the first being <a_0>: wrong index"):
-        toy_builder(load_model(tiny_model("qwen2"), torch.float32))
-
-
-def test_without_an_index_only_wordings_without_sids_can_be_asked():
-    builder = toy_builder(shared_model("qwen2"), replace(toy_catalogue(), sid_index=None))
-    with pytest.raises(ValueError, match="give --index_file"):
-        builder.prompt_ids(load_task("index2item").templates[0], [], 3)
-    template = load_task("mmitemenrichwithoutid").templates[0]
-    ids, _ = toy_builder(shared_model("qwen2")).prompt_ids(
-        replace(template, prompt=template.prompt_without_image), [], 3
-    )
-    ours, _ = builder.prompt_ids(replace(template, prompt=template.prompt_without_image), [], 3)
-    np.testing.assert_array_equal(ours, ids)
-
-
-# ---- pictures --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("family", VISION_FAMILIES)
-def test_prompt_with_pictures_is_what_the_processor_makes(family):
-    from src.common.images import open_image
-
-    loaded = shared_model(family)
-    builder = toy_builder(loaded)
-    template = load_task("mmseqrec").templates[0]
-    ids, images = builder.prompt_ids(template, HISTORY, SEEN)
-    shown = [item for item in HISTORY if item not in WITHOUT_PICTURE]
-    text = template.prompt.split("}", 1)[1].format(
-        history=", ".join("".join(builder.catalogue.sid_index.tokens_of(item)) for item in HISTORY)
-    )
-    content = [*({"type": "image"} for _ in shown), {"type": "text", "text": text}]
-    chat = loaded.processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    pictures = [open_image(builder.catalogue.image_files[item]) for item in shown]
-    made = loaded.processor(text=[chat], images=pictures, return_tensors="np")
-    assert ids.tolist() == made["input_ids"][0].tolist()
-    np.testing.assert_array_equal(np.concatenate([image["pixel_values"] for image in images]), made["pixel_values"])
-
-
-@pytest.mark.parametrize("family", VISION_FAMILIES)
-def test_missing_picture_is_asked_without_one(family):
-    builder = toy_builder(shared_model(family))
-    for task, history, item in (("mmitem2index", (), UNSEEN), ("mmseqrec", (3, 11), SEEN)):
-        for template in load_task(task).templates:
-            sample = builder.sample(template, history, item)
-            free = Template(template.prompt_without_image, template.answer)
-            assert not sample.images
-            np.testing.assert_array_equal(sample.ids, builder.sample(free, history, item).ids)
-            assert builder.image_token_id not in sample.ids
-
-
-def test_only_the_latest_pictures_are_shown():
-    """--max_his_images 0 used to show them all, and a history whose latest items have none spoke of pictures."""
-    loaded, template = shared_model("qwen2_vl"), load_task("mmseqrec").templates[0]
-
-    def asked(history, number):
-        return toy_builder(loaded, max_his_images=number).question(template, history, SEEN, 4)
-
-    counts = [len(asked(HISTORY, number).images) for number in (0, 1, 2, 3, 4, 5, 9)]
-    assert counts == [0, 1, 1, 2, 3, 4, 4]
-    text = loaded.tokenizer.decode(asked((1, 4, 3), 1).ids)
-    assert "pictures" not in text
-    builder = toy_builder(loaded, max_his_images=2)
-    latest = builder.image(10).inputs["pixel_values"]
-    np.testing.assert_array_equal(asked((1, 4, 10), 1).images[0]["pixel_values"], latest)
-
-
-def test_text_model_refuses_pictures():
-    for family in TEXT_FAMILIES:
-        with pytest.raises(ValueError, match="text model cannot be asked about pictures"):
-            toy_builder(shared_model(family)).question(load_task("mmitem2index").templates[0], (), SEEN, 4)
-
-
-@pytest.mark.parametrize("family", MROPE_FAMILIES)
-def test_positions_are_the_models_own(family):
-    loaded = shared_model(family)
-    builder = toy_builder(loaded)
-    grids = set()
-    for history in (HISTORY, (0, 1, 2), (2, 1, 0, 5, 7), (3,)):
-        sample = builder.sample(load_task("mmseqrec").templates[0], history, SEEN)
-        ids = torch.from_numpy(sample.ids)[None]
-        grid = np.concatenate([image["image_grid_thw"] for image in sample.images]) if sample.images else None
-        grids |= set(map(tuple, grid.tolist())) if grid is not None else set()
-        own, _ = loaded.model.model.get_rope_index(
-            input_ids=ids,
-            mm_token_type_ids=(ids == builder.image_token_id).int(),
-            image_grid_thw=torch.from_numpy(grid) if grid is not None else None,
-            attention_mask=torch.ones_like(ids),
-        )
-        ours = np.broadcast_to(sample.positions, (3, len(sample.ids)))
-        np.testing.assert_array_equal(ours, own[:, 0].numpy())
-    assert len({grid[1] > grid[2] for grid in grids} | {grid[1] < grid[2] for grid in grids}) == 2, "one shape only"
 
 
 # ---- shared prefixes -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.common.artifacts import save_sid_index
+from src.common.index_files import save_sid_index
 from src.common.sid import SidIndex
 from src.report import ReportConfig, main, write_report
 from src.reporting import charts

@@ -14,14 +14,15 @@ from src.common.sid import SidIndex
 from src.finetune.core import finetune
 from src.models import load_finetuned, load_model
 from src.processors import load_processor
-from src.prompt import PromptBuilder, PromptSettings
+from src.prompt import PromptBuilder
+from src.prompt_settings import PromptSettings
 from src.seqrec.core import evaluate
 from src.seqrec.results import predictions_path, read_predictions
 from src.spelling import num_digits, spell, spelled_sids, spelling_table
 from src.tasks.task import load_task
 from src.trie import Trie
-from tests.finetune.test_core import config_for
-from tests.seqrec.test_core import config_for as evaluation_of
+from tests.finetune.toy_runs import config_for
+from tests.seqrec.toy_runs import config_for as evaluation_of
 from tests.toy import ALL_FAMILIES, NUM_ITEMS, VISION_FAMILIES, tiny_model, toy_catalogue, toy_index
 
 INDEX = toy_index()

@@ -11,7 +11,7 @@ import torch
 from src.seqrec.recommender import Recommender
 from src.tasks.task import load_task
 from src.verify_pictures import PicturesConfig, main, verify_pictures
-from tests.seqrec.test_core import checkpoint
+from tests.seqrec.toy_runs import checkpoint
 from tests.toy import INDEX_FILE, NAME, NUM_ITEMS, WITHOUT_PICTURE, picture, toy_copy, toy_path
 
 

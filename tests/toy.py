@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 
 from scripts.make_tiny_model import TinyModelConfig, make_tiny_model
-from src.common.artifacts import dataset_paths, index_path, save_sid_index
+from src.common.artifacts import dataset_paths
+from src.common.index_files import index_path, save_sid_index
 from src.common.sid import SidIndex
 from src.families import FAMILIES
 from src.models import Loaded, add_sid_tokens, init_sid_rows, load_model
-from src.prompt import PromptBuilder, PromptSettings
+from src.prompt import PromptBuilder
+from src.prompt_settings import PromptSettings
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import KINDS as KINDS_OF_TASKS
 from src.tasks.task import load_task

@@ -113,7 +113,8 @@ def write_random_index(source: Path, path: Path) -> None:
     """SIDs of 3 levels of 256 codes, as the quickstart makes for HMWeek, drawn at random."""
     import numpy as np
 
-    from src.common.artifacts import read_json, save_sid_index
+    from src.common.artifacts import read_json
+    from src.common.index_files import save_sid_index
     from src.common.sid import SidIndex, level_letters
 
     items = np.array(sorted(map(int, read_json(source / f"{HMWEEK}.item.json"))))

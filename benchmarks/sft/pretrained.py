@@ -79,7 +79,8 @@ def chat_row(model: Path, settings: Settings, source: Path) -> Row:
 
     from src.dataset import TaskDataset
     from src.processors import load_processor
-    from src.prompt import PromptBuilder, PromptSettings
+    from src.prompt import PromptBuilder
+    from src.prompt_settings import PromptSettings
     from src.tasks.catalogue import load_catalogue
     from src.tasks.task import load_task
 

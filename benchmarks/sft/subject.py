@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.harness import real_data
 from src.dataset import TaskDataset
-from src.prompt import PromptBuilder, PromptSettings
+from src.prompt import PromptBuilder
+from src.prompt_settings import PromptSettings
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import ITEM_TEXTS, load_task
 

@@ -23,7 +23,7 @@ from index.encoding import MIN_PASS, encode_all
 from index.generate_indices import generate
 from index.metrics import measure
 from index.rqvae import RQVAE
-from src.common.artifacts import load_sid_index
+from src.common.index_files import load_sid_index
 
 WIDTH, LAYERS, CODEBOOK_SIZES = 768, (2048, 1024, 512, 256, 128, 64), (256, 256, 256, 256)
 CPU = torch.device("cpu")

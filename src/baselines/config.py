@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.common.cli import add_dataset_flags, add_device_flag, add_switch, new_parser
+from src.tasks.task import Split
 
 COUNTING = ("popularity", "cooccurrence", "itemknn")
 BASELINES = (*COUNTING, "sasrec")  # each is a module here with its own `build_scorer`
@@ -17,7 +18,7 @@ class BaselineConfig:
     dataset: str
     results_file: Path
     data_path: Path = Path("data")
-    split: str = "test"
+    split: Split = "test"
     filter_history: bool = False  # leave out the items that the user already has
     num_beams: int = 20  # length of a ranked list
     metrics: str = "hit@1,hit@5,hit@10,ndcg@5,ndcg@10"

@@ -19,7 +19,8 @@ from src.common.log import logger
 from src.common.record import input_entries
 from src.seqrec.metrics import PADDING, list_length, parse_metrics
 from src.seqrec.results import Predictions, summarize, write_results
-from src.tasks.catalogue import Catalogue, Split, load_catalogue
+from src.tasks.catalogue import Catalogue, load_catalogue
+from src.tasks.task import Split
 
 CHUNK = 1024  # users ranked together; bounds memory, changes no number
 DENSE_SCORES = 1 << 24  # scores of all items held at a time, where a baseline gives those
@@ -42,7 +43,10 @@ def tie_order(catalogue: Catalogue) -> np.ndarray:
     return np.argsort(-catalogue.popularity[catalogue.item_ids], kind="stable")
 
 
-def history_entries(catalogue: Catalogue, users: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def history_entries(catalogue: Catalogue, users: np.ndarray, positions: np.ndarray) -> Entries:
     """Everything before the targets: row in the chunk, column, and distance from the target (1: the last item)."""
     rows = np.repeat(np.arange(len(users)), positions)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(positions) - positions, positions)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from src.baselines.config import BaselineConfig, build_parser
-from src.common.cli import add_switch, device_name, name_list, number_list, user_errors
+from src.common.cli import add_switch, device_name, name_list, number_list, settings_of, user_errors
 
 TASKS = ("seqrec", "item2index", "index2item", "fusionseqrec")
 USER_TASKS = ("itemsearch", "preferenceobtain")  # where there are texts about users
@@ -142,9 +142,7 @@ def build_lcrec_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def config_from(args: argparse.Namespace) -> LcrecConfig:
-    return LcrecConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    )
+    return LcrecConfig(**settings_of(args))
 
 
 def main(argv: list[str] | None = None) -> None:

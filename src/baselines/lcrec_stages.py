@@ -173,8 +173,9 @@ def run_stages(config: LcrecConfig, work: Path) -> None:
     embeddings = config.embeddings or work / "embeddings" / f"{config.dataset}.emb-{NAME}.npy"
     if not config.embeddings:
         module, flags = embedding_command(config)
-        command = [module, *flags, *where, "--out_dir", embeddings.parent, "--name", NAME]
-        depends, processes = [module, flags, contents(file("item.json"))], 0
+        command: list[Any] = [module, *flags, *where, "--out_dir", embeddings.parent, "--name", NAME]
+        depends: list[Any] = [module, flags, contents(file("item.json"))]
+        processes = 0
         if config.embedding_model:
             command, processes = [*command, *device], ranks
             depends.append(model_contents(config.embedding_model))

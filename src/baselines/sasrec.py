@@ -26,6 +26,7 @@ class SASRecConfig(TrainedConfig):
     num_layers: int = 2
     num_heads: int = 2
     dropout: float = 0.5
+    average_epochs: float = 1.0  # length of the running mean of the weights; 0: the weights themselves
     max_his_len: int = 50
 
 
@@ -38,6 +39,9 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     add("--num_layers", type=int, default=d.num_layers, help="transformer layers")
     add("--num_heads", type=int, default=d.num_heads, help="attention heads")
     add("--dropout", type=float, default=d.dropout, help="of embeddings, attention and layers")
+    add(
+        "--average_epochs", type=float, default=d.average_epochs, help="judge a running mean of the weights; its length"
+    )
     add("--max_his_len", type=int, default=d.max_his_len, help="latest items of a sequence that it sees")
     return parser
 

@@ -1,10 +1,13 @@
 """Training SASRec on batches of users with sequences of like lengths."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from src.baselines.core import history_entries, last_items
 from src.baselines.sasrec import SASRecConfig
@@ -15,6 +18,7 @@ from src.common.distributed import resolve_device, world_size
 from src.common.seed import seed_everything
 from src.seqrec.results import read_results
 from src.tasks.catalogue import Catalogue
+from src.tasks.task import Split
 
 EVALUATED = 128  # users scored at a time: their scores stay in the processor's cache
 MAX_GRADIENT_NORM = 5.0
@@ -23,6 +27,8 @@ MAX_GRADIENT_NORM = 5.0
 class SASRecTraining(Training):
     """SASRec on the users of a dataset."""
 
+    config: SASRecConfig
+
     def __init__(self, catalogue: Catalogue, config: SASRecConfig):
         super().__init__(catalogue, config, settles_nothing=["epochs"])
         check_at_least(config, hidden_size=1, num_layers=1, num_heads=1, max_his_len=1)
@@ -30,12 +36,17 @@ class SASRecTraining(Training):
             raise ValueError(f"--hidden_size {config.hidden_size} is no multiple of --num_heads {config.num_heads}")
         if not 0 <= config.dropout < 1:
             raise ValueError(f"--dropout {config.dropout}: it must be at least 0 and below 1")
+        check_at_least(config, average_epochs=0)
         self.device = resolve_device(config.device)
         seed_everything(config.seed)
         shape = (config.max_his_len, config.hidden_size, config.num_layers, config.num_heads, config.dropout)
-        self.model = SASRec(len(catalogue.item_ids), *shape).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
+        self.learner = SASRec(len(catalogue.item_ids), *shape).to(self.device)
+        self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
         self.users = np.flatnonzero(catalogue.train_end > 1)
+        length = config.average_epochs * math.ceil(len(self.users) / config.batch_size)  # in steps
+        decay = math.exp(-1 / length) if length else 0.0
+        self.average = AveragedModel(self.learner, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.model = self.average.module
 
     def run(self) -> None:
         if world_size() > 1:  # to score is allowed, as one rank does in a fusion
@@ -44,7 +55,7 @@ class SASRecTraining(Training):
 
     def train_epoch(self) -> float:
         """One pass over the users in batches of like lengths, drawn by seed and epoch; gives the mean loss."""
-        self.model.train()
+        self.learner.train()
         rng = np.random.default_rng((self.config.seed, self.epoch))
         torch.manual_seed(self.config.seed * 100_003 + self.epoch)  # dropout: equal after a resumption
         lengths = np.minimum(self.catalogue.train_end[self.users], self.config.max_his_len + 1)
@@ -56,15 +67,20 @@ class SASRecTraining(Training):
             sequences = self.sequences(users, self.catalogue.train_end[users], self.config.max_his_len + 1)
             inputs, targets = sequences[:, :-1], sequences[:, 1:]
             known = targets > 0
-            loss = LOSSES[self.config.loss](self.model, self.model(inputs)[known], targets[known])
+            loss = LOSSES[self.config.loss](self.learner, self.learner(inputs)[known], targets[known])
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), MAX_GRADIENT_NORM)
             self.optimizer.step()
+            self.average.update_parameters(self.learner)
             rows = int((lengths[batches[number]] - 1).sum())
             total += loss.detach() * rows
             count += rows
         return float(total / count)
+
+    def stateful(self) -> dict[str, Any]:
+        """The weights that learn and their mean, which is the model."""
+        return {"learner": self.learner, "average": self.average, "optimizer": self.optimizer}
 
     def sequences(self, users: np.ndarray, ends: np.ndarray, length: int) -> Tensor:
         """(B, T) int64: the last `length` items before `ends` of each user's sequence, 0 to the right of them."""
@@ -78,7 +94,7 @@ class SASRecTraining(Training):
         return self.model.scores(states).cpu().numpy()
 
     @torch.no_grad()
-    def quality(self, split: str) -> float:
+    def quality(self, split: Split) -> float:
         """NDCG@10 on a split, by the rank of each target alone; equal scores count as better."""
         self.model.eval()
         targets = self.catalogue.next_item_targets(split)

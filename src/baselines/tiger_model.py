@@ -46,7 +46,7 @@ class Tiger(Ranker):
         self, config: EvaluateConfig, catalogue: Catalogue, model: T5ForConditionalGeneration, max_his_len: int,
         device: torch.device,
     ):  # fmt: skip
-        index = catalogue.sid_index
+        index = catalogue.index
         starts = FIRST_TOKEN + np.cumsum([0, *index.codebook_sizes[:-1]])
         self.max_his_len = max_his_len
         super().__init__(config, catalogue, model, index.codes[index.rows_of(catalogue.item_ids)] + starts, END, device)
@@ -55,8 +55,8 @@ class Tiger(Ranker):
         self,
         template: Template | None,
         histories: Sequence[np.ndarray],
-        items: Sequence[int] = (),
-        texts: Sequence[int] | None = None,
+        items: Sequence[int] | np.ndarray = (),
+        texts: Sequence[int] | np.ndarray | None = None,
     ) -> Ranked:
         kept = [np.asarray(part, np.int64)[-self.max_his_len :] for part in histories]
         columns = np.full((len(kept), max(map(len, kept))), -1, np.int64)
@@ -87,8 +87,8 @@ def save_tiger(folder: Path, tiger: Tiger, settings: dict[str, Any], record: dic
     """
     (folder / TIGER_FILE).unlink(missing_ok=True)
     tiger.model.save_pretrained(folder)
-    index = tiger.catalogue.sid_index
-    meta = {"index_sha256": file_hash(index.path), "codebook_sizes": list(index.codebook_sizes)}
+    index = tiger.catalogue.index
+    meta = {"index_sha256": file_hash(index.file), "codebook_sizes": list(index.codebook_sizes)}
     write_json(folder / TOKEN_META, meta)
     write_json(folder / TIGER_FILE, {"max_his_len": tiger.max_his_len, "settings": settings})
     write_record(folder / TIGER_RECORD, {"artefact": "TIGER", **record}, {"model": folder})

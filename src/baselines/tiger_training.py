@@ -30,7 +30,8 @@ from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import evaluate
 from src.seqrec.metrics import parse_metrics, per_sample_metrics, ranks_of
 from src.seqrec.results import change_results
-from src.tasks.catalogue import Catalogue, Split, load_catalogue
+from src.tasks.catalogue import Catalogue, load_catalogue
+from src.tasks.task import Split
 
 MAX_GRADIENT_NORM = 1.0
 JUDGED_BY = "ndcg@10"
@@ -40,8 +41,10 @@ JUDGING_BEAMS = 20
 class TigerTraining(Training):
     """TIGER on the sliding windows of the training sequences: every item from the second on is a target."""
 
+    config: TigerConfig
+
     def __init__(self, catalogue: Catalogue, config: TigerConfig):
-        index = catalogue.sid_index
+        index = catalogue.index
         codes = index.codes[index.rows_of(catalogue.item_ids)]
         super().__init__(catalogue, config, [codes, np.array(index.codebook_sizes)], ["test_batch_size"])
         check_at_least(config, num_layers=1, hidden_size=1, num_heads=1, head_size=1, intermediate_size=1)

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from src.common.distributed import barrier, is_main
 from src.common.log import logger
 from src.common.record import plain
 from src.tasks.catalogue import Catalogue
+from src.tasks.task import Split
 
 SETTLES_NOTHING = {"results_file", "split", "num_beams", "metrics", "patience", "device"}  # of the weights
 SETTLES_NOTHING |= {"dataset", "data_path", "index_file"}  # which are told by what they hold, not by how they are spelt
@@ -31,7 +33,7 @@ class Training(ABC):
     together.
     """
 
-    model: nn.Module
+    model: nn.Module  # what is judged, and kept
     optimizer: torch.optim.Optimizer
 
     def __init__(
@@ -45,7 +47,10 @@ class Training(ABC):
         Raises:
             ValueError: nothing to train on, to choose the epoch by, or to rank; or a setting out of its range.
         """
-        for split, purpose in (("train", "train on"), ("valid", "choose the epoch by"), (config.split, "rank")):
+        purposes: tuple[tuple[Split, str], ...] = (
+            ("train", "train on"), ("valid", "choose the epoch by"), (config.split, "rank"),
+        )  # fmt: skip
+        for split, purpose in purposes:
             if not len(catalogue.next_item_targets(split).users):
                 raise ValueError(
                     f"{catalogue.name} has no {split} sample to {purpose}: its sequences are too short, or its"
@@ -72,8 +77,12 @@ class Training(ABC):
         """One pass over the training samples, whose randomness depends on seed and `epoch` alone; gives the loss."""
 
     @abstractmethod
-    def quality(self, split: str) -> float:
+    def quality(self, split: Split) -> float:
         """NDCG@10 on a split."""
+
+    def stateful(self) -> dict[str, Any]:
+        """What the next epoch depends on, by its name in the checkpoint."""
+        return {"model": self.model, "optimizer": self.optimizer}
 
     def run(self) -> None:
         """Trains until `patience` epochs have brought nothing, or `epochs` are over; ends with the best weights."""
@@ -131,8 +140,8 @@ class Training(ABC):
                 f"{self.checkpoint} has {state['epoch']} epochs, --epochs {self.config.epochs} asks for fewer:"
                 f" give another --results_file, or delete that file"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self.stateful().items():
+            part.load_state_dict(state[name])
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
         self.best_weights = state["best_weights"]
         logger.info("goes on after epoch %d of %s", self.epoch, self.checkpoint)
@@ -144,9 +153,8 @@ class Training(ABC):
                 "epoch": self.epoch,
                 "best": self.best,
                 "best_epoch": self.best_epoch,
-                "model": self.model.state_dict(),
                 "best_weights": self.best_weights,
-                "optimizer": self.optimizer.state_dict(),
+                **{name: part.state_dict() for name, part in self.stateful().items()},
             }
             with atomic_path(self.checkpoint) as temporary:
                 torch.save(state, temporary)

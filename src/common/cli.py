@@ -62,9 +62,14 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
 
 
-def add_switch(parser: argparse._ActionsContainer, *flags: str, default: bool = False, **options) -> None:
+def add_switch(parser: argparse._ActionsContainer, *flags: str, default: bool | None = False, **options) -> None:
     """A switch that takes `--bn`, `--bn True` and `--bn False` alike."""
     parser.add_argument(*flags, type=boolean, nargs="?", const=True, default=default, metavar="True|False", **options)
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Flags as the fields of a config: lists become tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -73,7 +78,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.required or action.default in (None, [], (), {}):  # the help itself says what then happens
             return action.help or ""
-        return super()._get_help_string(action)
+        return super()._get_help_string(action) or ""
 
     def _expand_help(self, action: argparse.Action) -> str:
         if isinstance(action.default, (list, tuple)) and action.default:

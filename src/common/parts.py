@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Parts:
                 write_json(stamp, key)
         barrier()
 
-    def __enter__(self) -> "Parts":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
@@ -67,9 +67,10 @@ class Parts:
 
     def save(self, prompt_id: int, samples: Sequence[np.ndarray], arrays: Sequence[Arrays]) -> None:
         """Writes what was made of some batches."""
-        joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+        tables: dict[str, Any] = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+        tables["samples"] = np.concatenate(samples)
         with atomic_path(self.folder / f"{prompt_id}-{int(samples[0][0])}.npz") as temporary:
-            np.savez(temporary, samples=np.concatenate(samples), **joined)
+            np.savez(temporary, **tables)
 
     def work(
         self,

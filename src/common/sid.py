@@ -52,6 +52,17 @@ class SidIndex:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def file(self) -> Path:
+        """`path`, of an index that was read from a file.
+
+        Raises:
+            ValueError: this one was put together in memory.
+        """
+        if self.path is None:
+            raise ValueError("this SID index was made in memory and lies in no file: save it first")
+        return self.path
+
+    @property
     def num_levels(self) -> int:
         return len(self.letters)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.common.cli import add_dataset_flags, add_switch, device_name, name_list, new_parser, number_list
+from src.common.cli import add_dataset_flags, add_switch, device_name, name_list, new_parser, number_list, settings_of
 from src.tasks.task import LANGUAGES
 
 RESUME_NEWEST = ("true", "auto")  # values of --resume_from_checkpoint that are no folder
@@ -276,5 +276,4 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def config_from(args: argparse.Namespace, entry: str, vision: bool | None, **constants: Any) -> FinetuneConfig:
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    return FinetuneConfig(**values, entry=entry, vision=vision, **constants)
+    return FinetuneConfig(**settings_of(args), entry=entry, vision=vision, **constants)

@@ -14,8 +14,8 @@ from src.common.log import logger, setup_logging
 from src.families import check_base_model, family_of
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
 from src.finetune.engine import check_engine
-from src.tasks.catalogue import Catalogue, Split, join_catalogues, load_catalogue
-from src.tasks.task import Task, load_task
+from src.tasks.catalogue import Catalogue, join_catalogues, load_catalogue
+from src.tasks.task import Split, Task, load_task
 from src.tasks.texts import add_texts
 
 

@@ -60,13 +60,13 @@ def check_engine(config: FinetuneConfig) -> None:
     if config.deepspeed and config.fsdp:
         raise ValueError("--deepspeed and --fsdp exclude each other: keep one")
     if config.deepspeed:
-        _check_deepspeed(config)
+        _check_deepspeed(config, config.deepspeed)
     if config.fsdp:
         _check_fsdp(config)
 
 
-def _check_deepspeed(config: FinetuneConfig) -> None:
-    settings = read_json(config.deepspeed)
+def _check_deepspeed(config: FinetuneConfig, path: str) -> None:
+    settings = read_json(path)
     for precision in ("bf16", "fp16"):
         wanted, section = getattr(config, precision), settings.get(precision)
         if wanted and section is None:

@@ -80,7 +80,8 @@ def split_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[st
     The rest is embeddings, heads and rows of SID tokens, whose rows stand for tokens; norms, biases and convolutions.
     """
     tables = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    matrices, rest = {}, {}
+    matrices: dict[str, nn.Parameter] = {}
+    rest: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():  # a tied matrix comes once
         if parameter.requires_grad:
             of_tokens = id(parameter) in tables or any(part in name for part in TOKEN_TABLES)

@@ -25,6 +25,10 @@ from src.prompt import Sample
 class AnswerTrainer(Trainer):
     """Cross-entropy over answer tokens, its mean taken over all ranks and accumulated batches at once."""
 
+    # as transformers' Trainer sets them
+    optimizer: Any
+    control: Any
+
     def __init__(self, *, valid_parts: list[TaskDataset], muon: bool, in_step: bool, **options: Any):
         """
         Args:

@@ -4,6 +4,7 @@ import random
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,7 +39,8 @@ from src.models import (
     num_parameters,
     token_meta,
 )
-from src.prompt import PromptBuilder, PromptSettings, log_prompt
+from src.prompt import PromptBuilder, log_prompt
+from src.prompt_settings import PromptSettings
 from src.spelling import num_digits
 from src.tasks.catalogue import Catalogue, join_catalogues
 from src.tasks.task import Task
@@ -92,7 +94,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         "tasks": [task.name for task in tasks],
         "templates_sha256": {task.name: task.templates_sha256 for task in tasks},
         "prompt_settings": vars(settings),
-        "index_file": ",".join(str(catalogue.sid_index.path) for catalogue in catalogues),
+        "index_file": ",".join(str(catalogue.index.file) for catalogue in catalogues),
         "sid_init": way,
         "world_size": ranks,
         "global_batch_size": global_batch,
@@ -102,7 +104,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     if is_main():
         write_record(config.output_dir / "run.json", record)
 
-    hashes = {catalogue.name: file_hash(catalogue.sid_index.path) for catalogue in catalogues}
+    hashes = {catalogue.name: file_hash(catalogue.index.file) for catalogue in catalogues}
     meta = token_meta(index, base_vocab, config.add_sid_tokens) | {"indexes": hashes}
 
     def complete(folder: Path) -> None:
@@ -207,7 +209,7 @@ def make_datasets(
     train_parts, valid_parts = [], []
     numbers = list(zip(tasks, config.train_prompt_sample_num, config.train_data_sample_num, strict=True))
     for task_id, (builder, (task, prompts, cap)) in enumerate(product(builders, numbers)):
-        common = {"task_id": task_id, "seed": config.seed, "holdout": holdout}
+        common: dict[str, Any] = {"task_id": task_id, "seed": config.seed, "holdout": holdout}
         common["learn_prompt"] = not config.only_train_response
         train_parts.append(
             TaskDataset(

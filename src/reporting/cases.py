@@ -31,7 +31,7 @@ def row(tiles: Tiles, item: int, kind: str, place: str, shared: int, verdict: st
 
 
 def case_card(case: Case, tiles: Tiles, top_k: int) -> str:
-    letters = tiles.catalogue.sid_index.letters
+    letters = tiles.catalogue.index.letters
     parts = []
     if case.history:
         history = case.history[-SHOWN_HISTORY:]
@@ -54,7 +54,7 @@ def cases_body(cases: Sequence[Case], catalogue: Catalogue, top_k: int, settings
     """The whole page but for its frame."""
     tiles = Tiles(catalogue)
     hits = sum(bool(case.rank and case.rank <= top_k) for case in cases)
-    levels = wrong_levels(cases, catalogue.sid_index.letters)
+    levels = wrong_levels(cases, catalogue.index.letters)
     counts = {"cases": len(cases), f"right among the first {top_k}": hits}
     counts |= {f"rank 1: {name}": count for name, count in levels.items()}
     heading = f'<h1>Cases on {text(catalogue.name)}</h1><p class="lead">{text(settings["ckpt_model"])}</p>'

@@ -69,12 +69,12 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, may_be_lo
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:.6g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{text(x_label)}</text>')
-    for row, points in enumerate(drawn.values()):
-        places = [place(x, y) for x, y in points]
+    for row, curve in enumerate(drawn.values()):
+        places = [place(x, y) for x, y in curve]
         colour = f"var(--c{row % 6})"
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>')
-        if len(set(points)) <= 12:
+        if len(set(curve)) <= 12:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{colour}"/>' for x, y in places]
     body = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">{"".join(parts)}</svg>'
     return f"<h3>{text(title)}{' (log scale)' if log else ''}</h3>{body}{legend(list(drawn)) if len(drawn) > 1 else ''}"

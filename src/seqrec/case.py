@@ -7,8 +7,8 @@ Prints a table, and writes a page with pictures that holds everything it shows.
 
 from pathlib import Path
 
-from src.common.cli import name_list, user_errors
-from src.seqrec.config import CaseConfig, add_top_k_flag, build_parser, config_from
+from src.common.cli import name_list, settings_of, user_errors
+from src.seqrec.config import CaseConfig, add_top_k_flag, build_parser
 
 
 def show(config: CaseConfig) -> Path:
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.set_defaults(sample_num=CaseConfig.sample_num, results_file=CaseConfig.results_file)
     args = parser.parse_args(argv)
     with user_errors():
-        show(config_from(args, CaseConfig))
+        show(CaseConfig(**settings_of(args)))
 
 
 if __name__ == "__main__":

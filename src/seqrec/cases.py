@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from src.common.artifacts import check_writable
 from src.common.cli import check_at_least
 from src.common.distributed import resolve_device
-from src.seqrec.config import CaseConfig, EvaluateConfig
+from src.seqrec.config import CaseConfig, EvaluateConfig, RecommendConfig
 from src.seqrec.core import Samples, check, make_samples
 from src.tasks.catalogue import Catalogue
 from src.tasks.task import Template
@@ -54,7 +55,10 @@ def one_wording(templates: Sequence[Template], prompt_ids: Sequence[int], asked:
     return templates[prompt_ids[0]]
 
 
-def check_top_k(config: CaseConfig) -> None:
+Settings = TypeVar("Settings", bound=EvaluateConfig)
+
+
+def check_top_k(config: CaseConfig | RecommendConfig) -> None:
     check_at_least(config, top_k=1)
     if config.top_k > config.num_beams:
         raise ValueError(
@@ -62,7 +66,7 @@ def check_top_k(config: CaseConfig) -> None:
         )
 
 
-def without_metrics(config: EvaluateConfig) -> EvaluateConfig:
+def without_metrics(config: Settings) -> Settings:
     """The settings where no metric is worked out, so that none asks for longer lists."""
     return replace(config, metrics=("hit@1",))
 
@@ -106,7 +110,7 @@ def make_cases(config: CaseConfig) -> tuple[list[Case], Catalogue]:
     from src.seqrec.ranker import load_ranker  # imports torch: after the checks, so that a fault shows at once
 
     ranker = load_ranker(config, catalogue, resolve_device(config.device))
-    index, cases = catalogue.sid_index, []
+    index, cases = catalogue.index, []
     for number, name in enumerate(samples.names(catalogue)):
         history, target = samples.history(catalogue, number), int(samples.targets[number])
         text = int(samples.text_rows(np.array([number]))[0])
@@ -131,7 +135,7 @@ def wrong_levels(cases: Sequence[Case], letters: Sequence[str]) -> dict[str, int
 # ---- for the terminal ------------------------------------------------------------------------------------------------
 def case_lines(case: Case, catalogue: Catalogue, top_k: int) -> list[str]:
     """One case as lines for people. Of each SID the letters of the leading levels that are right are shown."""
-    letters = catalogue.sid_index.letters
+    letters = catalogue.index.letters
     history, items = case.history[-SHOWN_HISTORY:], case.items[:top_k]
     sids = {item: "".join(catalogue.sid_tokens(item)) for item in (*history, case.target, *items)}
     width, widest = sum(map(len, letters)), max(map(len, sids.values()))
@@ -152,7 +156,7 @@ def case_lines(case: Case, catalogue: Catalogue, top_k: int) -> list[str]:
 
 
 def legend_lines(cases: Sequence[Case], catalogue: Catalogue) -> list[str]:
-    letters = catalogue.sid_index.letters
+    letters = catalogue.index.letters
     counts = ", ".join(f"{name} {count}" for name, count in wrong_levels(cases, letters).items())
     example = letters[0] + "-" * sum(map(len, letters[1:]))
     return [

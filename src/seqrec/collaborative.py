@@ -44,6 +44,7 @@ def sasrec_shares(catalogue: "Catalogue", config: EvaluateConfig) -> Shares:
     """
     from src.baselines.sasrec_training import load_sasrec
 
+    assert config.fuse_results is not None  # fusion_plan has asked for it
     score = load_sasrec(config.fuse_results, catalogue, config.device).score
 
     def shares(users: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -56,7 +57,7 @@ def sasrec_shares(catalogue: "Catalogue", config: EvaluateConfig) -> Shares:
     return shares
 
 
-SOURCES = {  # of each name in `src.seqrec.config.FUSED`
+SOURCES: dict[str, Callable[["Catalogue", EvaluateConfig], Shares]] = {  # of each name in `src.seqrec.config.FUSED`
     "cooc": partial(counted_shares, "cooccurrence"),
     "itemknn": partial(counted_shares, "itemknn"),
     "sasrec": sasrec_shares,

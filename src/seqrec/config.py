@@ -4,7 +4,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.common.cli import add_checkpoint_flags, add_dataset_flags, add_switch, name_list, new_parser
+from src.common.cli import add_checkpoint_flags, add_dataset_flags, add_switch, name_list, new_parser, settings_of
+from src.tasks.task import Split
 
 FUSED = ("cooc", "itemknn", "sasrec")
 ENSEMBLE_BY = ("mean", "best", "weighted")
@@ -23,7 +24,7 @@ class EvaluateConfig:
     test_task: str = "seqrec"
     test_prompt_ids: str = "0"
     prompt_lang: str | None = None
-    split: str = "test"
+    split: Split = "test"
     num_beams: int = 20
     test_batch_size: int = 16
     metrics: tuple[str, ...] = METRICS
@@ -50,7 +51,7 @@ class CaseConfig(EvaluateConfig):
     sample_num: int = 5
     users: tuple[str, ...] = ()  # names; else `sample_num` of them at random
     top_k: int = 10
-    results_file: Path | None = None
+    results_file: Path | None = None  # type: ignore[assignment]  # only where `metric_ddp` wrote, if it is known
     html: Path | None = None  # else as in `page_path`
 
     @property
@@ -165,6 +166,5 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def config_from(args: argparse.Namespace, kind: type[EvaluateConfig] = EvaluateConfig) -> EvaluateConfig:
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    return kind(**values)
+def config_from(args: argparse.Namespace) -> EvaluateConfig:
+    return EvaluateConfig(**settings_of(args))

@@ -25,14 +25,14 @@ from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
 from src.common.parts import key_of
 from src.common.record import input_entries
-from src.families import check_finetuned, check_index, model_input
-from src.prompt import check_templates, checkpoint_settings
+from src.families import check_finetuned, check_index, check_weights, model_input
+from src.prompt_settings import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
-from src.tasks.task import ALIASES, KINDS, Task, Template, load_task, wording_ids
+from src.tasks.task import ALIASES, KINDS, Split, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
     tiger = is_tiger(config.ckpt_model)
     if tiger and config.lora:
         raise ValueError(f"{config.ckpt_model} is a TIGER, which has no adapter: leave out --lora")
+    if tiger and config.prompt_lang:
+        raise ValueError(f"{config.ckpt_model} is a TIGER, which reads no words: leave out --prompt_lang")
     if not tiger:
         check_finetuned(config.ckpt_model, config.base_model, config.lora)
         check_templates(config.ckpt_model, task)
@@ -97,11 +99,13 @@ def check(config: EvaluateConfig) -> tuple[Task, list[int], Catalogue]:
         raise ValueError(
             f"{config.ckpt_model} is a TIGER, which reads no words: --test_task seqrec, --test_prompt_ids 0"
         )
+    else:
+        check_weights(config.ckpt_model)
     catalogue = load_catalogue(
         config.data_path, config.dataset, config.index_file, config.image_path, needs_texts=not tiger
     )
     catalogue = add_texts(catalogue, [task])
-    check_index(config.ckpt_model, config.dataset, catalogue.sid_index)
+    check_index(config.ckpt_model, config.dataset, catalogue.index)
     if task.needs_images and not catalogue.image_files:
         raise ValueError(f"{task.name} shows pictures, and {catalogue.paths.folder / config.image_path} has none")
     if task.needs_images:
@@ -117,11 +121,7 @@ def make_samples(config: EvaluateConfig, task: Task, catalogue: Catalogue) -> Sa
         lengths = np.array([len(texts.histories[row]) for row in rows], np.int64)
         samples = Samples(texts.users[rows], lengths, texts.items[rows], next_item=True, texts=rows)
     elif task.kind == "item":
-        holdout = False
-        run = Path(config.ckpt_model) / "run.json"
-        if run.is_file():
-            holdout = read_json(run)["config"].get("item_split") == "holdout"
-        items = catalogue.item_split(config.split, holdout)
+        items = catalogue.item_split(config.split, not samples_are_seen(config))
         samples = Samples(items, np.zeros_like(items), items, next_item=False)
     else:
         users, positions = catalogue.next_item_targets(config.split)
@@ -159,7 +159,7 @@ class Parts(CommonParts):
             weights.append(Path(config.ckpt_model) / TIGER_FILE)  # how long its histories are
         inputs = [
             catalogue.paths.file("inter.json"),
-            catalogue.sid_index.path,
+            catalogue.index.file,
             *filter(Path.is_file, map(catalogue.paths.file, ("item.json", "split.json"))),
             *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),
             *weights,
@@ -185,7 +185,7 @@ class Heard(NamedTuple):
 
 
 def ask_models(
-    members: list[EvaluateConfig], checked: list[tuple[Task, list[int], Catalogue]], asked: dict[str, Samples],
+    members: list[EvaluateConfig], checked: list[tuple[Task, list[int], Catalogue]], asked: dict[Split, Samples],
     several: bool, device: "torch.device",
 ) -> Heard:  # fmt: skip
     """Asks one model after another about the samples of each split."""
@@ -252,7 +252,12 @@ def evaluate(config: EvaluateConfig) -> Path:
     task, _, catalogue = checked[0]
     if config.fuse and task.kind != "next_item":
         raise ValueError(f"--fuse counts what follows a history, and {task.name} asks for something else")
-    asked = {config.split: make_samples(config, task, catalogue)}
+    if task.kind == "item" and len({samples_are_seen(member) for member in members}) > 1:
+        raise ValueError(
+            "--ensemble: some of these models were trained with --item_split holdout and some were not, so that they"
+            f" have not seen the same items of {task.name}"
+        )
+    asked: dict[Split, Samples] = {config.split: make_samples(config, task, catalogue)}
     if plan and plan.chooses and config.split != CHOSEN_ON:
         chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
         asked[CHOSEN_ON] = make_samples(chosen_by, task, catalogue)
@@ -273,7 +278,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         extra = {
             "is_lora": config.lora,
             "base_model": config.base_model,
-            "index": str(catalogue.sid_index.path),
+            "index": str(catalogue.index.file),
             "checkpoint": str(config.ckpt_model),
             "inputs": inputs,
             "test_task": task.name,
@@ -309,6 +314,7 @@ def valid_share(predictions: list[Predictions], catalogue: Catalogue) -> float:
 
 
 def samples_are_seen(config: EvaluateConfig) -> bool:
+    """Whether the model was trained on all items; else some were held out."""
     run = Path(config.ckpt_model) / "run.json"
     return not run.is_file() or read_json(run)["config"].get("item_split") != "holdout"
 

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from src.baselines.tiger import is_tiger
 from src.common.cli import check_at_least
 from src.common.log import logger
 from src.seqrec.config import ENSEMBLE_BY, FUSED, EvaluateConfig
 from src.seqrec.metrics import per_sample_metrics
 from src.seqrec.results import Predictions
+from src.tasks.task import Split
 
 if TYPE_CHECKING:
     from src.seqrec.fusion import Mix, Pool
     from src.tasks.catalogue import Catalogue
 
-CHOSEN_ON = "valid"
+CHOSEN_ON: Split = "valid"
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,16 @@ def check_fusion(config: EvaluateConfig) -> FusionPlan | None:
                 f"--fuse_weight {config.fuse_weight}: one number for each of --fuse {','.join(config.fuse)},"
                 f" at least 0 and at most 1 together; the models have the rest"
             )
-    if not config.ensemble and not config.fuse:
-        return None
-    kinds = ENSEMBLE_BY if config.ensemble_by == "auto" and config.ensemble else (config.ensemble_by,)
-    return FusionPlan(("mean",) if kinds == ("auto",) else kinds, config.fuse, weights if config.fuse else ())
+    plan = None
+    if config.ensemble or config.fuse:
+        kinds = ENSEMBLE_BY if config.ensemble_by == "auto" and config.ensemble else (config.ensemble_by,)
+        plan = FusionPlan(("mean",) if kinds == ("auto",) else kinds, config.fuse, weights if config.fuse else ())
+    if config.fuse_sample_num != EvaluateConfig.fuse_sample_num and not (plan and plan.chooses):
+        raise ValueError(
+            f"--fuse_sample_num {config.fuse_sample_num} does nothing where nothing is chosen: leave it out, or give"
+            f" --fuse_weight auto or --ensemble_by weighted"
+        )
+    return plan
 
 
 def check_sasrec(config: EvaluateConfig, catalogue: "Catalogue") -> None:
@@ -78,6 +86,7 @@ def check_sasrec(config: EvaluateConfig, catalogue: "Catalogue") -> None:
     """
     from src.baselines.sasrec_training import load_sasrec
 
+    assert config.fuse_results is not None  # the plan has asked for it
     load_sasrec(config.fuse_results, catalogue, "cpu")
 
 
@@ -90,7 +99,8 @@ def member_configs(config: EvaluateConfig) -> list[EvaluateConfig]:
         if not given or not ckpt or not index_file:
             raise ValueError(f"--ensemble {text}: write CKPT=INDEX, such as output/image=.index_image.json")
         lora = Path(ckpt, "adapter_config.json").is_file()
-        members.append(replace(members[0], ckpt_model=Path(ckpt), index_file=index_file, lora=lora))
+        lang = None if is_tiger(Path(ckpt)) else config.prompt_lang
+        members.append(replace(members[0], ckpt_model=Path(ckpt), index_file=index_file, lora=lora, prompt_lang=lang))
     return members
 
 
@@ -116,7 +126,8 @@ def fuse(
         first = answers[0].predictions[wording]
         users = np.array([number_of[user] for user in first.users]) if scores else np.empty(0, np.int64)
         models = [(answer.predictions[wording].ranked, answer.chances[wording]) for answer in answers]
-        return make_pool(models, scores, catalogue, users, first.history_lengths, config.filter_history, length)
+        positions = np.empty(0, np.int64) if first.history_lengths is None else first.history_lengths
+        return make_pool(models, scores, catalogue, users, positions, config.filter_history, length)
 
     weights = weight_grid(len(plan.scores)) if plan.weights is None else [plan.weights]
     parts: dict[str, dict] = {}

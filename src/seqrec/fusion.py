@@ -140,9 +140,10 @@ def greedy_shares(judge: Callable[[Mix], float], num_models: int, num_scores: in
 
     Reference: Caruana et al., Ensemble selection from libraries of models, ICML 2004.
     """
-    counts, tried = np.zeros(num_models), {}
+    counts = np.zeros(num_models)
+    tried: dict[tuple[float, ...], float] = {}
     for _ in range(ROUNDS):
         steps = [tuple(((counts + one) / (counts.sum() + 1)).tolist()) for one in np.eye(num_models)]
         tried |= {step: judge(Mix("weighted", (0.0,) * num_scores, step)) for step in steps if step not in tried}
         counts[int(np.argmax([tried[step] for step in steps]))] += 1
-    return max(tried, key=tried.get)
+    return max(tried, key=lambda step: tried[step])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 POPULARITY_THEN_ID = "training popularity, then item id"
 LEAVE_ONE_OUT = "leave-one-out"  # the last item of a sequence tests, the one before it validates
-HISTORIES = {True: "masked", False: "unmasked"}  # of --filter_history
+HISTORIES: dict[bool | None, str] = {True: "masked", False: "unmasked"}  # of --filter_history
 SPLITTINGS: dict[Kind, str] = {"item": "item id", "enriched_item": "item id", "query": "user.json"}
 
 
@@ -67,7 +67,7 @@ PROTOCOLS = {  # those that are in use (docs/baselines_readme.md)
 
 
 def kind_of(task: str | None) -> Kind | None:
-    return KINDS.get(ALIASES.get(task, task))
+    return None if task is None else KINDS.get(ALIASES.get(task, task))
 
 
 def protocol_of(results: Mapping[str, Any], name: str = "results") -> Protocol:
@@ -81,7 +81,7 @@ def protocol_of(results: Mapping[str, Any], name: str = "results") -> Protocol:
     """
     stated = results.get("protocol")
     if stated is None:
-        told = {"split": results.get("split"), "num_beams": results.get("num_beams")}
+        told: dict[str, Any] = {"split": results.get("split"), "num_beams": results.get("num_beams")}
         told["target"] = kind_of(results.get("test_task"))
         told["history"] = HISTORIES.get(results.get("filter_history"))
         return Protocol(**told, splitting=None)

@@ -45,7 +45,7 @@ class Ranker(ABC):
         self.place_of = np.argsort(self.row_order)
         self.trie = Trie(sids[self.row_order], device)
         self.num_tokens = self.trie.num_levels + 1
-        index = catalogue.sid_index
+        index = catalogue.index
         numbers = index.sid_numbers()[index.rows_of(items)]
         self.sharing = np.ones(int(items[-1]) + 1, np.int64)
         self.sharing[items] = np.bincount(numbers)[numbers]
@@ -55,8 +55,8 @@ class Ranker(ABC):
         self,
         template: Template,
         histories: Sequence[np.ndarray],
-        items: Sequence[int],
-        texts: Sequence[int] | None = None,
+        items: Sequence[int] | np.ndarray,
+        texts: Sequence[int] | np.ndarray | None = None,
     ) -> Ranked:
         """Ranked items for one batch of questions.
 

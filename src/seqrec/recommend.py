@@ -5,8 +5,8 @@ python -m src.seqrec.recommend --dataset Demo --index_file .index_simple.json --
 
 from typing import Any
 
-from src.common.cli import add_switch, new_parser, number_list, user_errors
-from src.seqrec.config import RecommendConfig, add_model_flags, add_question_flags, add_top_k_flag, config_from
+from src.common.cli import add_switch, new_parser, number_list, settings_of, user_errors
+from src.seqrec.config import RecommendConfig, add_model_flags, add_question_flags, add_top_k_flag
 
 
 def recommend(config: RecommendConfig) -> dict[str, Any]:
@@ -34,10 +34,13 @@ def recommend(config: RecommendConfig) -> dict[str, Any]:
                 f"--history {item}: {catalogue.paths.file('item.json')} has no such item; its"
                 f" {len(catalogue.item_ids)} items are numbered {catalogue.item_ids[0]} to {catalogue.item_ids[-1]}"
             )
+    import numpy as np
+
     from src.seqrec.ranker import load_ranker  # imports torch: after the checks, so that a fault shows at once
 
     ranker = load_ranker(config, catalogue, resolve_device(config.device))
-    ranked = ranker.rank(template, [config.history], [-1])  # no right answer is known, and no slot needs one
+    history = np.asarray(config.history, np.int64)
+    ranked = ranker.rank(template, [history], [-1])  # no right answer is known, and no slot needs one
 
     def describe(item: int) -> dict[str, Any]:
         return {"item": item, "title": catalogue.items[item]["title"], "sid": catalogue.sid_tokens(item)}
@@ -74,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     add_switch(parser, "--json", help="one JSON table on standard output, and nothing else there")
     args = parser.parse_args(argv)
     with user_errors():
-        config = config_from(args, RecommendConfig)
+        config = RecommendConfig(**settings_of(args))
         from src.common.log import setup_logging
 
         setup_logging(to_stderr=config.json)

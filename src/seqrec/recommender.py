@@ -10,7 +10,8 @@ import torch
 from src.collate import PromptCollator, TrainingCollator
 from src.common.log import logger
 from src.models import AnswerRows, Loaded, load_finetuned
-from src.prompt import PromptBuilder, PromptSettings, checkpoint_settings
+from src.prompt import PromptBuilder
+from src.prompt_settings import PromptSettings, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.ranker import Ranker
 from src.seqrec.results import Ranked
@@ -38,8 +39,8 @@ class Recommender(Ranker):
         self,
         template: Template,
         histories: Sequence[np.ndarray],
-        items: Sequence[int],
-        texts: Sequence[int] | None = None,
+        items: Sequence[int] | np.ndarray,
+        texts: Sequence[int] | np.ndarray | None = None,
     ) -> Ranked:
         reserve = self.trie.num_levels + 1
         texts = [-1] * len(items) if texts is None else texts

@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.common import artifacts
+from src.common import artifacts, dataset_readers, index_files
 from src.common.artifacts import DatasetPaths
 from src.common.log import logger
 from src.common.sid import SidIndex, join_indexes
+from src.tasks.task import Split
 from src.tasks.texts import UserTexts, hash_buckets
-
-Split = Literal["train", "valid", "test"]
 
 
 class Targets(NamedTuple):
@@ -69,6 +68,17 @@ class Catalogue:
         return {name: path for name, path in {**files, **index}.items() if path.is_file()}
 
     @property
+    def index(self) -> SidIndex:
+        """The SIDs, where they are needed.
+
+        Raises:
+            ValueError: the dataset was read without an index.
+        """
+        if self.sid_index is None:
+            raise ValueError(f"{self.name} was read without SIDs: give --index_file")
+        return self.sid_index
+
+    @property
     def num_users(self) -> int:
         return len(self.users)
 
@@ -108,7 +118,7 @@ class Catalogue:
 
     def sid_tokens(self, item_id: int) -> list[str]:
         """SID tokens of an item, coarsest level first."""
-        return self.sid_index.tokens_of(int(self.sid_index.rows_of([item_id])[0]))
+        return self.index.tokens_of(int(self.index.rows_of([item_id])[0]))
 
     @cached_property
     def popularity(self) -> np.ndarray:
@@ -156,15 +166,17 @@ def load_catalogue(
             SID; the message names the file and the remedy.
     """
     paths = artifacts.dataset_paths(data_path, dataset)
-    interactions = artifacts.load_interactions(paths)
+    interactions = dataset_readers.load_interactions(paths)
     if needs_texts or paths.file("item.json").is_file():
-        items = artifacts.load_items(paths)
+        items = dataset_readers.load_items(paths)
     else:
         logger.info("%s is absent: the items are those of the interactions", paths.file("item.json"))
-        items = {item: dict.fromkeys(artifacts.ITEM_FIELDS, "") for item in sorted(set().union(*interactions.values()))}
+        items = {
+            item: dict.fromkeys(dataset_readers.ITEM_FIELDS, "") for item in sorted(set().union(*interactions.values()))
+        }
     if not items:
         raise ValueError(f"{paths.file('item.json')} holds no item")
-    artifacts.load_times(paths, interactions)
+    dataset_readers.load_times(paths, interactions)
     item_ids = np.array(sorted(items), np.int64)
 
     users = list(interactions)
@@ -189,8 +201,8 @@ def load_catalogue(
 
     sid_index = None
     if index_file is not None:
-        sid_index = artifacts.load_sid_index(artifacts.resolve_index_file(index_file, paths), item_ids)
-    image_files = artifacts.find_images(paths, items, image_path) if image_path else {}
+        sid_index = index_files.load_sid_index(index_files.resolve_index_file(index_file, paths), item_ids)
+    image_files = dataset_readers.find_images(paths, items, image_path) if image_path else {}
     return Catalogue(paths, users, offsets, sequence, train_end, valid_end, item_ids, items, sid_index, image_files)
 
 
@@ -205,9 +217,9 @@ def join_catalogues(catalogues: Sequence[Catalogue]) -> tuple[SidIndex, dict[int
         ValueError: SIDs of unequal levels.
     """
     if len(catalogues) == 1:
-        return catalogues[0].sid_index, catalogues[0].items
-    index, starts = join_indexes([catalogue.sid_index for catalogue in catalogues])
-    items = {}
+        return catalogues[0].index, catalogues[0].items
+    index, starts = join_indexes([catalogue.index for catalogue in catalogues])
+    items: dict[int, dict[str, Any]] = {}
     for catalogue, start in zip(catalogues, starts, strict=True):
         items |= {start + item: fields for item, fields in catalogue.items.items()}
     return index, items
@@ -221,7 +233,7 @@ def leave_one_out_ends(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _split_ends(paths: DatasetPaths, users: list[str], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the training and the validation part of each user: the file's, or leave-one-out."""
-    given = artifacts.load_splits(paths)
+    given = dataset_readers.load_splits(paths)
     if given is None:
         return leave_one_out_ends(lengths)
     path = paths.file("split.json")

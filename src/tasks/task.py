@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import numpy as np
 
-    from src.tasks.catalogue import Catalogue, Split
+    from src.tasks.catalogue import Catalogue
 
 TEMPLATE_DIR = Path(__file__).parent / "templates"
 LANGUAGES = ("en", "zh")  # each has a folder of templates
@@ -26,6 +26,7 @@ MAY_BE_EMPTY = (*ITEM_TEXTS, *ENRICHED_TEXTS, "history")
 OPTIONAL = re.compile(r"\[([^\[\]]*)\]")  # "[ Brand: {brand}]" in a wording: goes where the item has no brand
 STAND_IN = {"{description}": "{title}"}  # what fills a slot that a wording cannot do without
 
+Split = Literal["train", "valid", "test"]
 Kind = Literal["next_item", "item", "enriched_item", "query", "preference"]
 
 
@@ -102,7 +103,7 @@ class Task:
         """The wordings whose answer is a SID: those that ranking metrics can judge."""
         return tuple(template for template in self.templates if template.answers_with_item)
 
-    def example_ids(self, catalogue: "Catalogue", split: "Split", holdout: bool = False) -> "np.ndarray":
+    def example_ids(self, catalogue: "Catalogue", split: Split, holdout: bool = False) -> "np.ndarray":
         """(M,) int64: what tells the examples of a split apart, but for `next_item` tasks: see `next_item_targets`.
 
         Item ids; rows of `catalogue.user_texts[kind]` where the task is about those.

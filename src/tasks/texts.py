@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.common import artifacts
+from src.common import dataset_readers
 from src.common.log import logger
 from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, USER_TEXTS, Task
 
 if TYPE_CHECKING:
-    from src.tasks.catalogue import Catalogue, Split
+    from src.tasks.catalogue import Catalogue
+    from src.tasks.task import Split
 
 LIST_SEPARATORS = {"en": "; ", "zh": "；"}  # between the entries of a list, such as tags; an entry holds none
 
@@ -55,7 +56,7 @@ def add_texts(catalogue: "Catalogue", tasks: Iterable[Task]) -> "Catalogue":
     if slots & set(ENRICHED_TEXTS):
         catalogue = _with_enriched_items(catalogue)
     if slots & set(USER_TEXTS):
-        table = artifacts.load_user_texts(catalogue.paths)
+        table = dataset_readers.load_user_texts(catalogue.paths)
         makers = {"query": _queries, "preference": _preferences}
         texts = {slot: make(catalogue, table) for slot, make in makers.items() if slot in slots}
         catalogue = replace(catalogue, user_texts=texts)
@@ -63,11 +64,11 @@ def add_texts(catalogue: "Catalogue", tasks: Iterable[Task]) -> "Catalogue":
 
 
 def _with_enriched_items(catalogue: "Catalogue") -> "Catalogue":
-    table = artifacts.load_enriched_items(catalogue.paths)
+    table = dataset_readers.load_enriched_items(catalogue.paths)
     enriched = {item: table[item] for item in catalogue.items if item in table}
     path, total = catalogue.paths.file("item_enriched_v2.json"), len(catalogue.items)
     if not enriched:
-        raise ValueError(f"{path} enriches no item of {catalogue.name}: {artifacts.MAKE_ENRICHED}")
+        raise ValueError(f"{path} enriches no item of {catalogue.name}: {dataset_readers.MAKE_ENRICHED}")
     if len(enriched) < total:
         logger.warning("%s enriches %d of %d items: the others are left out", path, len(enriched), total)
     return replace(catalogue, enriched=enriched)
@@ -87,7 +88,7 @@ def text_of(catalogue: "Catalogue", slot: str, number: int, language: str) -> st
 
 
 # ---- users -----------------------------------------------------------------------------------------------------------
-def _queries(catalogue: "Catalogue", table: artifacts.UserFile) -> UserTexts:
+def _queries(catalogue: "Catalogue", table: dataset_readers.UserFile) -> UserTexts:
     """Every query. Those of `train` train, but for one user in ten, whose queries validate; those of `test` test.
 
     A training query for an item that validates or tests would tell the model what it will be asked, and is left out.
@@ -108,7 +109,7 @@ def _queries(catalogue: "Catalogue", table: artifacts.UserFile) -> UserTexts:
     return _user_texts(rows)
 
 
-def _preferences(catalogue: "Catalogue", table: artifacts.UserFile) -> UserTexts:
+def _preferences(catalogue: "Catalogue", table: dataset_readers.UserFile) -> UserTexts:
     """Every preference with the training part of its user's sequence; users train, validate and test 8:1:1."""
     users = _rows_of_users(catalogue, table.preferences, catalogue.paths.file("user.json"))
     rows = []

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from src.common.artifacts import read_text
 from src.common.cli import check_at_least, name_list, new_parser, user_errors
@@ -75,10 +75,10 @@ def parsed(path: Path, name: str, flags: list[str]) -> TextConfig:
     parser = build_parser(None)
     add_record_flags(parser)
 
-    def fail(message: str) -> None:
+    def fail(message: str) -> NoReturn:
         raise ValueError(f"{path}, model {name}: {message}")
 
-    parser.error = fail
+    parser.error = fail  # type: ignore[method-assign]  # argparse offers no other way
     return config_from(parser.parse_args(flags))
 
 

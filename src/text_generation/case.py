@@ -9,8 +9,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from src.common.cli import user_errors
-from src.text_generation.config import TextCaseConfig, add_case_flags, build_parser, config_from
+from src.common.cli import settings_of, user_errors
+from src.text_generation.config import TextCaseConfig, add_case_flags, build_parser
 
 
 def show(config: TextCaseConfig) -> Path:
@@ -38,6 +38,7 @@ def show(config: TextCaseConfig) -> Path:
     check_writable(config.page_path)
     with tempfile.TemporaryDirectory() as folder:
         answers, told = write_answers(config, plan, Parts(Path(folder), run_key(config, plan)))
+    assert answers is not None  # there is one process, which is rank 0
     wording = plan.wordings[0]
     judged = judge(config, plan, wording, answers[wording.prompt_id].texts)
     summary = summarize(config, plan, [judged], {}, answers, told)
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     add_case_flags(parser)
     args = parser.parse_args(argv)
     with user_errors():
-        show(config_from(args, TextCaseConfig))
+        show(TextCaseConfig(**settings_of(args)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.common.cli import add_checkpoint_flags, add_dataset_flags, add_switch, name_list, new_parser
+from src.common.cli import add_checkpoint_flags, add_dataset_flags, add_switch, name_list, new_parser, settings_of
+from src.tasks.task import Split
 
 PAGE_ITEMS = 24
 
@@ -22,7 +23,7 @@ class TextConfig:
     test_task: str = "text_enrich"
     test_prompt_ids: str = "0"
     prompt_lang: str | None = None
-    split: str = "test"
+    split: Split = "test"
     test_batch_size: int = 16
     max_new_tokens: int = 0
     do_sample: bool | None = None  # None, here and below: not said, so that a generation_config may say it
@@ -143,6 +144,5 @@ def add_case_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(sample_num=TextCaseConfig.sample_num)
 
 
-def config_from(args: argparse.Namespace, kind: type[TextConfig] = TextConfig) -> TextConfig:
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-    return kind(**values)
+def config_from(args: argparse.Namespace) -> TextConfig:
+    return TextConfig(**settings_of(args))

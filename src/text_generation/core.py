@@ -42,13 +42,13 @@ def run_key(config: TextConfig, plan: Plan) -> dict[str, str]:
         for name in ("item.json", "item_enriched_v2.json", "inter.json", "user.json", "split.json")
     ]
     weights = [*sorted(config.ckpt_model.glob("*.safetensors")), *sorted(config.ckpt_model.glob("*.bin"))]
-    index = [] if catalogue.sid_index is None else [catalogue.sid_index.path]
+    index = [] if catalogue.sid_index is None else [catalogue.sid_index.file]
     return key_of(settings, [path for path in (*records, *tables, *weights, *index) if path.is_file()])
 
 
 def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[int, "Answers"] | None, dict[str, Any]]:
     """Asks the model in every wording; gives the answers by wording on rank 0, and what is told of the run."""
-    from src.text_generation.generator import Answers, make_generator  # imports torch: after the checks
+    from src.text_generation.generator import Answers, join_fields, make_generator  # imports torch: after the checks
 
     generator = make_generator(config, plan.catalogue, plan.samples, resolve_device(config.device))
     training = make_samples(plan.task, plan.catalogue, "train", holdout_of(config))
@@ -71,7 +71,8 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
                 field: generator.answer(template, wording.prompt_id, batch, limit[field], plan.decoding)
                 for field, template in wording.questions.items()
             }
-            whole = answers[None] if None in answers else joined(answers, wording.labels)
+            named = {field: part for field, part in answers.items() if field is not None}
+            whole = join_fields(named, wording.labels) if named else answers[None]
             # Texts of unlike lengths: numpy joins such arrays at the width of the longest.
             return {"texts": np.array(whole.texts, str), "cut": whole.cut, "control": whole.control}
 
@@ -94,12 +95,6 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
             )
         found[wording.prompt_id] = Answers([str(text) for text in texts], *flags)
     return found, told
-
-
-def joined(answers: dict[str, "Answers"], labels: dict[str, str]) -> "Answers":
-    from src.text_generation.generator import join_fields
-
-    return join_fields(answers, labels)
 
 
 def read_inputs(config: TextConfig, plan: Plan) -> dict[str, Any]:

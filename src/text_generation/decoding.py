@@ -12,7 +12,7 @@ import numpy as np
 from src.common.artifacts import read_json
 from src.text_generation.config import TextConfig
 
-NEUTRAL = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
+NEUTRAL: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 SAMPLING = ("temperature", "top_p", "top_k")
 UNSUPPORTED = {  # settings of a generation_config that would change what is written -> value that changes nothing
     "num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0, "no_repeat_ngram_size": 0, "typical_p": 1.0,
@@ -75,7 +75,7 @@ def generate(
     stop: Collection[int],
     max_new_tokens: int,
     decoding: Decoding = Decoding(),  # noqa: B008 an immutable tuple
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[int] = (),
 ) -> list[np.ndarray]:
     """Token ids that a decoder writes after each prompt, up to the first of `stop`, which is the last one if met.
 

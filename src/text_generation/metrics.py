@@ -14,7 +14,6 @@ import numpy as np
 
 from src.text_generation.parse import entries
 
-CORPUS_METRICS = ("bleu", "chrf", "length_ratio")
 SAMPLE_METRICS = ("sentence_bleu1", "sentence_bleu4", "sentence_chrf", "rouge1", "rouge2", "rougeL", "token_f1")
 LIST_METRICS = ("tag_f1",)  # further sample metrics of fields that are lists
 WORDS = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
@@ -84,9 +83,11 @@ def corpus_metrics(
         interval = None
         if num_resamples:
             stats = np.array(metric._extract_corpus_statistics(list(generated), [list(references)]), np.float64)
-            interval = _interval(
-                stats, lambda row, metric=metric: metric._compute_score_from_stats(row).score, num_resamples
-            )
+
+            def score_of(row: np.ndarray, metric: Any = metric) -> float:
+                return metric._compute_score_from_stats(row).score
+
+            interval = _interval(stats, score_of, num_resamples)
         found[name] = Corpus(float(score.score), interval, str(metric.get_signature()))
     sizes = [[len(words_of(text, language)) for text in pair] for pair in zip(generated, references, strict=True)]
     stats = np.array(sizes, np.float64)

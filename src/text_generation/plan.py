@@ -9,10 +9,10 @@ from src.common.artifacts import read_json
 from src.common.cli import check_at_least
 from src.common.distributed import check_device_name
 from src.common.log import logger
-from src.families import CAPTIONERS, caption_type, check_finetuned, check_index, family_of_config
-from src.prompt import PromptSettings, check_templates, checkpoint_settings
+from src.families import CAPTIONERS, caption_type, check_finetuned, check_index, check_weights, family_of_config
+from src.prompt_settings import PromptSettings, check_templates, checkpoint_settings
 from src.tasks.catalogue import Catalogue, load_catalogue
-from src.tasks.task import ALIASES, KINDS, Task, Template, load_task, wording_ids
+from src.tasks.task import ALIASES, KINDS, Split, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
 from src.text_generation.config import TextConfig
 from src.text_generation.decoding import Decoding, decoding_of
@@ -79,7 +79,9 @@ def check(config: TextConfig) -> Plan:
         )
     decoding = decoding_of(config)
     wordings = make_wordings(config, task, settings.prompt_lang, bool(captioner))
-    if not captioner:
+    if captioner:
+        check_weights(config.ckpt_model)
+    else:
         check_finetuned(config.ckpt_model, config.base_model, config.lora)
         check_pictures(config, task, wordings)
         if not config.zero_shot:
@@ -99,7 +101,7 @@ def check(config: TextConfig) -> Plan:
     catalogue = load_catalogue(config.data_path, config.dataset, index_file, config.image_path)
     catalogue = add_texts(catalogue, [task])
     if needs_sids:
-        check_index(config.ckpt_model, config.dataset, catalogue.sid_index)
+        check_index(config.ckpt_model, config.dataset, catalogue.index)
     samples = chosen_samples(config, task, catalogue, wordings, settings.prompt_lang)
     pictured = [wording.shows_pictures for wording in wordings]
     without_picture = sum(int(item) not in catalogue.image_files for item in samples.items) if any(pictured) else 0
@@ -127,7 +129,7 @@ def prompt_settings(config: TextConfig) -> PromptSettings:
 
 def check_pictures(config: TextConfig, task: Task, wordings: list[Wording]) -> None:
     """Refuses to show pictures to a model that takes none."""
-    model = Path(config.base_model) if config.lora else config.ckpt_model
+    model = Path(config.base_model) if config.lora and config.base_model else config.ckpt_model
     if (model / "config.json").is_file() and any(wording.shows_pictures for wording in wordings):
         kind = read_json(model / "config.json").get("model_type")
         if not family_of_config(model, kind).vision:
@@ -159,10 +161,10 @@ def make_wordings(config: TextConfig, task: Task, language: str, by_field: bool)
         asked = wording_ids(config.test_prompt_ids, task, len(templates))
         return [Wording(i, templates[i], labels_of(templates[i]), {None: templates[i]}) for i in asked]
     wording_ids(config.test_prompt_ids, task, 1)
-    questions = {
+    questions: dict[str | None, Template] = {
         field: replace(t, prompt="{image}" + t.prompt) for field, t in zero_shot_templates(language, True).items()
     }
-    return [Wording(0, templates[0], labels_of(templates[0]), dict(questions))]
+    return [Wording(0, templates[0], labels_of(templates[0]), questions)]
 
 
 def chosen_samples(
@@ -207,7 +209,7 @@ def one_wording(plan: Plan, config: TextConfig) -> Plan:
     return plan
 
 
-def pick_items(plan: Plan, names: tuple[str, ...], split: str) -> Plan:
+def pick_items(plan: Plan, names: tuple[str, ...], split: Split) -> Plan:
     """The samples about those items or users, in the order in which they are named."""
     rows: dict[str, list[int]] = {}
     for row, key in enumerate(plan.samples.keys):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.common.artifacts import ENRICHED_LISTS
+from src.common.dataset_readers import ENRICHED_LISTS
 from src.tasks.catalogue import Catalogue
-from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, SLOT, Task, Template
+from src.tasks.task import ENRICHED_TEXTS, ITEM_TEXTS, SLOT, Split, Task, Template
 from src.tasks.texts import text_of
 
 WORDINGS = Path(__file__).parent / "wordings"
@@ -44,7 +44,7 @@ class Samples:
         return Samples(self.items[kept], self.rows[kept], [self.keys[i] for i in kept])
 
 
-def make_samples(task: Task, catalogue: Catalogue, split: str, holdout: bool) -> Samples:
+def make_samples(task: Task, catalogue: Catalogue, split: Split, holdout: bool) -> Samples:
     """All samples of a split."""
     ids = task.example_ids(catalogue, split, holdout)
     none = np.full(len(ids), -1, np.int64)

@@ -78,7 +78,8 @@ def score(answered: Answered, language: str, num_resamples: int = 0) -> Scores:
         num_resamples: of the intervals of corpus metrics; 0: none.
     """
     order = list(dict.fromkeys(name for fields in answered.references for name in fields))
-    samples, corpus = {}, {}
+    samples: dict[str, np.ndarray] = {}
+    corpus: dict[str, text_metrics.Corpus] = {}
     parts = {"": None} | ({name: name for name in order} if len(order) > 1 else {})
     for prefix, name in parts.items():
         there = [row for row, fields in enumerate(answered.references) if name is None or name in fields]
@@ -98,8 +99,8 @@ def score(answered: Answered, language: str, num_resamples: int = 0) -> Scores:
     found = [set(fields) for fields in answered.fields]
     samples["parsed"] = np.array([float(right <= mine) for mine, right in zip(found, wanted, strict=True)])
     for name in order if len(order) > 1 else ():
-        column = [float(name in mine) if name in right else np.nan for mine, right in zip(found, wanted, strict=True)]
-        samples[f"{name}.parsed"] = np.array(column)
+        written = [float(name in mine) if name in right else np.nan for mine, right in zip(found, wanted, strict=True)]
+        samples[f"{name}.parsed"] = np.array(written)
     return Scores({**samples, **answered.extra}, corpus)
 
 

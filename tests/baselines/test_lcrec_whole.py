@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from src.baselines.lcrec import TASKS, USER_TASKS, build_lcrec_parser
-from src.common.artifacts import load_sid_index
+from src.common.index_files import load_sid_index
 from src.seqrec.results import predictions_path, read_predictions, read_results
 from src.tasks.catalogue import load_catalogue
 from tests.baselines.test_lcrec import toy_config

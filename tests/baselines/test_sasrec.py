@@ -1,6 +1,7 @@
 """SASRec: learns what is certain, goes on after a kill as if nothing had been, and leaks nothing from the future."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -56,11 +57,35 @@ def test_a_killed_run_goes_on_with_the_same_curve(circle, tmp_path, monkeypatch)
     resumed.run()
     first, second = (torch.load(training.checkpoint, weights_only=True) for training in (straight, resumed))
     assert (first["best"], first["best_epoch"]) == (second["best"], second["best_epoch"])
-    for part in ("model", "best_weights"):
+    for part in ("learner", "average", "best_weights"):
         assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
     other = SASRecTraining(catalogue, replace(circle, epochs=1, seed=7, results_file=tmp_path / "b.json"))
     other.run()  # of other settings, so it starts anew
     assert other.epoch == 1
+
+
+@pytest.mark.parametrize("epochs", [0, 0.5])
+def test_what_is_judged_is_the_running_mean_of_the_weights(circle, tmp_path, monkeypatch, epochs):
+    training = SASRecTraining(load_catalogue(tmp_path, "Circle"), replace(circle, average_epochs=epochs))
+    seen = []
+    step = training.optimizer.step
+
+    def noted(*args, **kwargs):
+        step(*args, **kwargs)
+        seen.append(training.learner.items.weight.detach().clone())
+
+    monkeypatch.setattr(training.optimizer, "step", noted)
+    training.train_epoch()
+    mean, decay = seen[0], math.exp(-1 / (epochs * len(seen))) if epochs else 0
+    for weight in seen[1:]:
+        mean = decay * mean + (1 - decay) * weight
+    assert len(seen) > 2
+    torch.testing.assert_close(training.model.items.weight.detach(), mean)
+    users, positions = training.catalogue.next_item_targets("valid")
+    scores = training.score(users, positions)
+    with torch.no_grad():
+        training.learner.items.weight.zero_()
+    assert np.array_equal(training.score(users, positions), scores)
 
 
 def test_states_do_not_see_what_comes_after(circle, tmp_path):
@@ -127,7 +152,14 @@ def test_loss_over_all_items_is_cross_entropy(at_once, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"hidden_size": 10, "num_heads": 4}, {"dropout": 1.0}, {"learning_rate": 0.0}, {"patience": 0}]
+    "wrong",
+    [
+        {"hidden_size": 10, "num_heads": 4},
+        {"dropout": 1.0},
+        {"average_epochs": -0.5},
+        {"learning_rate": 0.0},
+        {"patience": 0},
+    ],
 )
 def test_wrong_settings_are_refused(circle, tmp_path, wrong):
     with pytest.raises(ValueError, match="--"):

@@ -14,7 +14,7 @@ from src.baselines.core import last_items
 from src.baselines.tiger import TigerConfig, build_parser
 from src.baselines.tiger_model import END, FIRST_TOKEN, PAD
 from src.baselines.tiger_training import TigerTraining, run_tiger
-from src.common.artifacts import save_sid_index
+from src.common.index_files import save_sid_index
 from src.common.sid import SidIndex
 from src.seqrec.results import predictions_path, read_predictions, read_results
 from src.tasks.catalogue import load_catalogue

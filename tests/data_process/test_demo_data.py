@@ -9,14 +9,8 @@ import pytest
 from data_process.demo_oracle import OracleConfig, best_scores, oracle, ranks, text_scores
 from data_process.demo_process import COLOURS, MIN_LENGTH, PATTERNS, draw_users, load_process, make_process
 from data_process.make_demo_data import DemoConfig, class_texts, enriched_texts, make_demo_data, maker_name
-from src.common.artifacts import (
-    dataset_paths,
-    find_images,
-    load_enriched_items,
-    load_interactions,
-    load_items,
-    load_times,
-)
+from src.common.artifacts import dataset_paths
+from src.common.dataset_readers import find_images, load_enriched_items, load_interactions, load_items, load_times
 from src.common.images import open_image
 
 

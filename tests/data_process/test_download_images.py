@@ -20,7 +20,8 @@ from benchmarks.misbehaving_server import LocalServer, Pictures, bomb, number_of
 from data_process.download_images import DownloadConfig, download, main
 from data_process.host_queue import HostQueue
 from data_process.journal import Journal
-from src.common.artifacts import UMASK, DatasetPaths, find_images, load_items
+from src.common.artifacts import UMASK, DatasetPaths
+from src.common.dataset_readers import find_images, load_items
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"first_wait": 0.01, "timeout": 2, "attempts": 2, "allow_host": ["127.0.0.1"], "max_bytes": 1_000_000}

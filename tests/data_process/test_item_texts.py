@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from data_process.dataset_files import write_items
 from data_process.item_texts import UNCLEAN, clean, clean_column
-from src.common.artifacts import ITEM_FIELDS, DatasetPaths, load_items
+from src.common.artifacts import DatasetPaths
+from src.common.dataset_readers import ITEM_FIELDS, load_items
 
 TEXTS = st.text(
     st.one_of(st.sampled_from("<>&;/b \n\t\"'\\\x00\xa0\u2028aé"), st.characters(codec="utf-8")), max_size=30

@@ -17,7 +17,8 @@ from PIL import Image
 from benchmarks.misbehaving_server import Reply
 from data_process import data_enricher
 from data_process.get_llm_output import UserTextConfig, make_user_texts
-from src.common.artifacts import DatasetPaths, load_enriched_items
+from src.common.artifacts import DatasetPaths
+from src.common.dataset_readers import load_enriched_items
 from tests.data_process.llm_endpoint import GOOD, KEY, Model, completion, config, error, journal, prompt_of
 from tests.toy import NAME, NUM_ITEMS, WITHOUT_PICTURE, item_fields, toy_copy
 

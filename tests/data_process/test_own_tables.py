@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from data_process import amazon18_data_process, csv_data_process
-from src.common.artifacts import dataset_paths, load_id_map, load_image_urls, load_items
+from src.common.artifacts import dataset_paths
+from src.common.dataset_readers import load_id_map, load_image_urls, load_items
 from src.tasks.catalogue import load_catalogue
 from tests.data_process.raw_shop import files, metadata, ratings, refused, run, write_amazon18, write_lines
 

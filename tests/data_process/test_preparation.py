@@ -20,7 +20,8 @@ from data_process import (
     validate,
 )
 from src.baselines import popularity
-from src.common.artifacts import dataset_paths, load_id_map, load_items, load_splits, load_times
+from src.common.artifacts import dataset_paths
+from src.common.dataset_readers import load_id_map, load_items, load_splits, load_times
 from src.tasks.catalogue import load_catalogue
 from tests.data_process.raw_shop import (
     BROKEN,

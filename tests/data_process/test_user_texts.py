@@ -9,7 +9,8 @@ from benchmarks.misbehaving_server import Reply
 from data_process import data_enricher
 from data_process.get_llm_output import UserTextConfig, cases, make_user_texts, question_of
 from data_process.llm_questions import PROMPT_DIR, load_prompts, names_item
-from src.common.artifacts import DatasetPaths, load_user_texts
+from src.common.artifacts import DatasetPaths
+from src.common.dataset_readers import load_user_texts
 from src.tasks.catalogue import load_catalogue
 from src.tasks.task import load_task
 from src.tasks.texts import add_texts

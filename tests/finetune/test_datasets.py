@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.common.artifacts import TOKEN_META, dataset_paths, file_hash, index_path, load_sid_index, save_sid_index
+from src.common.artifacts import TOKEN_META, dataset_paths, file_hash
+from src.common.index_files import index_path, load_sid_index, save_sid_index
 from src.common.sid import SidIndex, sid_token
 from src.finetune import training
 from src.finetune.config import FinetuneConfig
@@ -17,7 +18,7 @@ from src.finetune.core import check, finetune
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import evaluate
 from src.tasks.catalogue import join_catalogues
-from tests.finetune.test_core import config_for, log_of
+from tests.finetune.toy_runs import config_for, log_of
 from tests.toy import CODEBOOK_SIZES, INDEX_FILE, NAME, item_fields, scratch, toy_copy
 
 OTHER, OTHER_SIZES = "Other", (6, 2, 5)

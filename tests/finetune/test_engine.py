@@ -23,8 +23,8 @@ from src.merge_zero3 import merge_zero3
 from src.models import add_lora, load_finetuned, load_model
 from src.seqrec.core import evaluate
 from src.tasks.task import load_task
-from tests.finetune.test_core import assert_equal_weights, config_for, log_of, weights_of
-from tests.seqrec.test_core import config_for as evaluation_of
+from tests.finetune.toy_runs import assert_equal_weights, config_for, log_of, weights_of
+from tests.seqrec.toy_runs import config_for as evaluation_of
 from tests.test_models import sid_ids
 from tests.test_sid_rows import saved_sizes
 from tests.toy import fresh_model, shared_model, tiny_model, toy_builder

@@ -15,7 +15,7 @@ from transformers import modeling_utils
 from src.finetune.config import FinetuneConfig, build_parser, config_from
 from src.finetune.core import finetune
 from src.finetune.engine import make_arguments
-from tests.finetune.test_core import log_of, weights_of
+from tests.finetune.toy_runs import log_of, weights_of
 from tests.toy import INDEX_FILE, NAME, scratch, tiny_model, toy_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,20 +111,20 @@ ELSEWHERE = {
     "base_model": "tests/finetune/test_core.py",
     "model_type": "tests/finetune/test_core.py",
     "output_dir": "tests/finetune/test_core.py",
-    "dataset": "tests/finetune/test_core.py",
-    "data_path": "tests/finetune/test_core.py",
+    "dataset": "tests/finetune/test_datasets.py",
+    "data_path": "tests/finetune/test_faults.py",
     "index_file": "tests/finetune/test_core.py",
     "image_path": "tests/finetune/test_flags.py",
-    "skip_bad_images": "tests/finetune/test_core.py",
+    "skip_bad_images": "tests/finetune/test_faults.py",
     "row_length": "tests/finetune/test_core.py",
     "use_gradient_checkpointing": "tests/finetune/test_flags.py",
     "num_workers": "tests/finetune/test_flags.py",
     "deepspeed": "tests/finetune/test_engine.py",
     "fsdp": "tests/finetune/test_engine.py",
     "preflight": "tests/finetune/test_engine.py",
-    "fp16": "tests/finetune/test_core.py",
-    "device": "tests/finetune/test_core.py",
-    "resume_from_checkpoint": "tests/finetune/test_core.py",
+    "fp16": "tests/finetune/test_faults.py",
+    "device": "tests/finetune/test_faults.py",
+    "resume_from_checkpoint": "tests/finetune/test_resuming.py",
     "report_to": "tests/finetune/test_flags.py",
     "run_name": "tests/finetune/test_flags.py",
 }

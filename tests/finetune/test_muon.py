@@ -12,7 +12,7 @@ from src.finetune import train_muon
 from src.finetune.core import check, finetune
 from src.finetune.muon import MuonAdamW, split_parameters
 from src.models import add_lora
-from tests.finetune.test_core import assert_equal_weights, config_for, log_of
+from tests.finetune.toy_runs import assert_equal_weights, config_for, log_of
 from tests.test_models import sid_ids
 from tests.toy import fresh_model, tiny_model
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.models import load_finetuned
-from tests.finetune.test_core import log_of, weights_of
+from tests.finetune.toy_runs import log_of, weights_of
 from tests.toy import NAME, tiny_model, toy_copy
 
 ROOT = Path(__file__).resolve().parents[2]

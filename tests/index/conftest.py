@@ -16,11 +16,15 @@ def clustered(num_items: int = 120, width: int = 12, seed: int = 0) -> np.ndarra
     return (rows + 0.1 * rng.normal(size=rows.shape)).astype(np.float32)
 
 
+def random_codes(num_items: int = 400, sizes=(6, 7, 8), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(sizes, size=(num_items, len(sizes)))
+
+
 @pytest.fixture(autouse=True)
 def plots(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Half a second each, so most tests do without: the paths where pictures would lie."""
     drawn: list[Path] = []
-    monkeypatch.setattr("index.trainer.plot_runs", lambda runs, path: drawn.append(path))
+    monkeypatch.setattr("index.run_folder.plot_runs", lambda runs, path: drawn.append(path))
     return drawn
 
 

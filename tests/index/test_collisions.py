@@ -5,6 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
@@ -12,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from index import collisions
 from index.collisions import quantization_error, resolve_collisions
 from index.metrics import measure, prefix_groups
+from index.transport import sinkhorn_codes
 
 
 def quantize(latents, codebooks):
@@ -123,6 +125,33 @@ def test_assign_is_the_best_of_all_assignments(seed):
         quantization_error(latents, codebooks, np.array(chosen)[:, None]) for chosen in permutations(range(5), 4)
     )
     assert quantization_error(latents, codebooks, result.codes) == pytest.approx(best)
+
+
+def test_the_error_by_hand():
+    codebooks = [np.array([[0.0, 0.0], [4.0, 0.0]]), np.array([[0.0, 1.0]])]
+    latents = np.array([[0.0, 1.0], [4.0, 3.0], [1.0, 0.0]])
+    assert quantization_error(latents, codebooks, np.array([[0, 0], [1, 0], [0, 0]])) == pytest.approx((0 + 4 + 2) / 3)
+
+
+def test_sinkhorn_spreads_a_group_as_it_does_alone():
+    """Where it settles a group in its first round, assignment leaves what it chose."""
+    codebooks = [np.zeros((1, 1)), np.array([[0.0], [1.0], [2.0], [3.0]])]
+    latents = np.array([[0.1], [0.2], [0.3], [0.4]])
+    codes = np.zeros((4, 2), np.int64)
+    distances = torch.from_numpy((latents - codebooks[1].T) ** 2)
+    alone = sinkhorn_codes(distances, 0.003, 50)
+    assert len(alone.unique()) == 4
+    result = resolve_collisions(latents, codebooks, codes, "sinkhorn")
+    assert result.codes[:, 1].tolist() == alone.tolist()
+
+
+def test_codes_beyond_16_bits_are_told_apart():
+    """Sorted as 16-bit numbers, 3 and 65,539 would be one code."""
+    codebooks = [np.arange(65_540.0)[:, None]]
+    latents = np.array([[3.0], [65_539.0], [7.0]])
+    result = resolve_collisions(latents, codebooks, np.array([[3], [65_539], [7]]))
+    assert result.codes[:, 0].tolist() == [3, 65_539, 7]
+    assert result.num_moved == 0
 
 
 @settings(deadline=None, max_examples=60)

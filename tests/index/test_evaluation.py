@@ -1,4 +1,4 @@
-"""Measures of codes by known answers, and the evaluation of checkpoints, indices and tables of others."""
+"""The evaluation of checkpoints, indices and tables of others."""
 
 import json
 import os
@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-from sklearn.metrics import normalized_mutual_info_score
 
-from index import neighbours
 from index.checkpoints import load_checkpoint
 from index.compare_runs import compare
 from index.config import EvaluateConfig, GenerateConfig
@@ -20,257 +17,15 @@ from index.embeddings import EmbeddingDataset
 from index.encoding import encode_all
 from index.evaluate_index import evaluate, main
 from index.generate_indices import generate
-from index.metrics import all_prefix_groups, entropy, format_table, measure, prefix_groups
-from index.neighbours import (
-    expected_hits,
-    nearest_rows,
-    neighbour_measures,
-    recall_by_prefix,
-    reconstruction_error,
-)
-from index.semantics import (
-    agreement,
-    category_measures,
-    format_semantics,
-    measure_all,
-    sequence_measures,
-    top_categories,
-)
+from index.neighbours import reconstruction_error
 from index.subject import reconstruct
 from index.trainer import train
-from src.common.artifacts import load_sid_index, save_embeddings
-from tests.index.conftest import clustered
+from src.common.artifacts import save_embeddings
+from src.common.index_files import load_sid_index
+from tests.index.conftest import clustered, random_codes
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_DATA = Path(os.environ.get("GREC_DATA", ROOT.parent / "shared" / "data"))
-
-
-def random_codes(num_items: int = 400, sizes=(6, 7, 8), seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(sizes, size=(num_items, len(sizes)))
-
-
-# ---- codes alone -----------------------------------------------------------------------------------------------------
-def test_measures_of_a_tiny_index():
-    metrics = measure(np.array([[0, 0], [0, 0], [0, 1], [2, 1], [2, 1], [2, 1]]), (4, 2))
-    assert (metrics.num_items, metrics.num_sids, metrics.collision_rate) == (6, 3, 0.5)
-    assert (metrics.colliding_items, metrics.colliding_groups, metrics.largest_group) == (5, 2, 3)
-    assert metrics.utilization == (0.5, 1.0)
-    assert metrics.entropy == pytest.approx((1.0, stats.entropy([2, 4], base=2)))
-    assert metrics.perplexity == pytest.approx((2.0, np.exp(stats.entropy([2, 4]))))
-    assert (metrics.prefixes, metrics.mean_prefix_group, metrics.largest_prefix_group) == ((2, 3), (3.0, 2.0), (3, 3))
-    assert "50.0000%" in format_table(metrics, (4, 2))
-
-
-@pytest.mark.parametrize("counts", [[5, 5, 5, 5], [7, 0, 0], [1, 2, 3, 0, 94]])
-def test_entropy_is_scipys_in_bits(counts):
-    assert entropy(np.array(counts)) == pytest.approx(stats.entropy(counts, base=2))
-
-
-def test_groups_of_all_prefixes_are_those_of_each():
-    codes = random_codes()
-    for length, groups in enumerate(all_prefix_groups(codes), 1):
-        assert np.array_equal(groups, prefix_groups(codes, length))
-
-
-# ---- categories ------------------------------------------------------------------------------------------------------
-def test_purity_by_hand():
-    purity, _ = agreement(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
-    assert purity == 0.75
-
-
-@pytest.mark.parametrize(("num_groups", "num_labels"), [(1, 1), (1, 5), (5, 1), (4, 6), (150, 3)])
-def test_mutual_information_is_sklearns(num_groups, num_labels):
-    rng = np.random.default_rng(1)
-    groups, labels = rng.integers(num_groups, size=200), rng.integers(num_labels, size=200)
-    _, information = agreement(groups, labels)
-    assert information == pytest.approx(normalized_mutual_info_score(labels, groups), abs=1e-9)
-
-
-def test_codes_that_are_categories_are_pure():
-    codes = random_codes(sizes=(6, 7))
-    table = category_measures(all_prefix_groups(codes), [f"kind {top}, part {full}" for top, full in codes])
-    assert (table["top_categories"], table["full_categories"]) == (6, 42)
-    assert table["purity_top"] == [1.0, 1.0]
-    assert table["nmi_top"][0] == pytest.approx(1.0)
-    assert table["nmi_full"][1] == pytest.approx(1.0)
-    assert table["purity_top_shuffled"][0] < 0.4
-
-
-def test_random_codes_are_as_pure_as_shuffled_ones():
-    """Purity alone says little: 42 prefixes for 400 items reach .4 by chance."""
-    codes = random_codes(sizes=(6, 7))
-    table = category_measures(all_prefix_groups(codes), [f"kind {top}" for top in random_codes(seed=9)[:, 0]])
-    for name in ("purity_top", "nmi_top"):
-        assert table[name] == pytest.approx(table[f"{name}_shuffled"], abs=0.05)
-
-
-def test_items_without_a_category_do_not_count():
-    groups = all_prefix_groups(np.array([[0], [0], [1], [1]]))
-    table = category_measures(groups, ["Strings", " ", "Drums", "Strings"])
-    assert (table["categorised_items"], table["purity_top"]) == (3, [2 / 3])
-    assert category_measures(groups, [""] * 4) == {"categorised_items": 0}
-
-
-def test_the_name_of_the_shop_is_no_category():
-    """Published Amazon categories all begin with the department, which made every prefix pure."""
-    shop = ["Music,Strings,Guitar", "Music,Strings", "Music,Drums,Snare", "Music"]
-    assert top_categories(shop) == ["Strings", "Strings", "Drums", "Music"]
-    assert top_categories([*shop * 10, "Books, Poems"]) == ["Strings", "Strings", "Drums", "Music"] * 10 + ["Poems"]
-    assert top_categories(["Strings, Guitar", "Drums"]) == ["Strings", "Drums"]
-    assert top_categories(["Music", "Music"]) == ["Music", "Music"]
-
-
-# ---- neighbours ------------------------------------------------------------------------------------------------------
-def test_nearest_rows_are_exact(monkeypatch):
-    monkeypatch.setattr(neighbours, "CHUNK_ROWS", 37)  # several chunks, the last of them short
-    rows = np.random.default_rng(2).normal(size=(190, 8)).astype(np.float32)
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    similarities = unit @ unit.T
-    np.fill_diagonal(similarities, -np.inf)
-    queries = np.arange(3, 190, 11)
-    expected = np.argsort(-similarities[queries], 1)
-    assert np.array_equal(nearest_rows(rows, queries, 5), expected[:, :5])
-    assert np.array_equal(nearest_rows(7 * rows, queries, 5), expected[:, :5])  # cosine: lengths do not matter
-    assert np.array_equal(np.sort(nearest_rows(rows, queries, 189), 1), np.sort(expected[:, :189], 1))
-    among = np.arange(0, 190, 2)
-    found = among[nearest_rows(rows, np.arange(10), 4, among)]
-    assert np.array_equal(found, among[np.argsort(-similarities[np.ix_(among[:10], among)], 1)[:, :4]])
-
-
-def test_an_item_is_no_neighbour_of_itself_even_beside_its_twin():
-    rows = np.repeat(np.eye(3, dtype=np.float32), 2, 0)
-    assert nearest_rows(rows, np.arange(6), 1).ravel().tolist() == [1, 0, 3, 2, 5, 4]
-
-
-def test_expected_hits_by_hand():
-    sizes = np.array([[2, 4, 9], [20, 0, 3]])
-    assert expected_hits(sizes, np.array([[1, 2, 3], [4, 0, 1]]), k=5).tolist() == [1 + 2 * 3 / 4, 4 * 5 / 20]
-
-
-def test_recall_of_ties_is_the_mean_over_their_orders(monkeypatch):
-    monkeypatch.setattr(neighbours, "CHUNK_QUERIES", 7)
-    rng, codes = np.random.default_rng(3), random_codes(60, (3, 3))
-    groups, queries = all_prefix_groups(codes), np.arange(20)
-    wanted = np.stack([rng.permutation(np.delete(np.arange(60), query))[:4] for query in queries])
-    shared = (groups[:, wanted] == groups[:, queries, None]).sum(2)
-    hits = 0
-    for _ in range(300):  # rankings with ties broken at random
-        for query, items in zip(queries, wanted, strict=True):
-            lengths = (codes == codes[query]).cumprod(1).sum(1) + rng.random(60)
-            lengths[query] = -1
-            hits += np.isin(np.argsort(-lengths)[:10], items).sum()
-    assert recall_by_prefix(groups, queries, shared, 4) == pytest.approx(hits / (300 * 20 * 4), abs=0.01)
-
-
-def test_neighbours_of_clusters_share_codes():
-    rng = np.random.default_rng(4)
-    clusters = np.repeat(np.arange(20), 11)  # ten neighbours each
-    embeddings = (10 * rng.normal(size=(20, 6))[clusters] + 0.01 * rng.normal(size=(220, 6))).astype(np.float32)
-    codes = np.stack([clusters % 4, clusters, np.arange(220)], 1)
-    table = neighbour_measures(all_prefix_groups(codes), embeddings, embeddings)
-    assert table["neighbour_share"] == [1.0, 1.0, 0.0]
-    assert table["random_share"] == [pytest.approx(54 / 219), pytest.approx(10 / 219), 0.0]
-    assert (table["neighbour_recall"], table["reconstruction_recall"]) == (1.0, 1.0)
-    assert table["reconstruction_error"] == pytest.approx(0, abs=1e-6)
-
-
-def test_random_codes_recall_what_chance_does():
-    codes = random_codes(3000)
-    table = neighbour_measures(all_prefix_groups(codes), np.random.default_rng(5).normal(size=(3000, 8)))
-    assert table["neighbour_recall_random"] == 10 / 2999
-    assert table["neighbour_recall"] == pytest.approx(10 / 2999, abs=0.0015)
-    assert table["neighbour_share"][0] == pytest.approx(table["random_share"][0], abs=0.01)
-    assert "reconstruction_recall" not in table
-
-
-def test_a_coarser_first_level_wins_nothing():
-    """Most items share a coarse first code, neighbours too; the recall of the ranking does not change."""
-    embeddings, codes = clustered(300), np.argsort(clustered(300)[:, :3], 1)
-    with_coarse = np.concatenate([np.zeros((300, 1), np.int64), codes], 1)
-    fine, coarse = (neighbour_measures(all_prefix_groups(each), embeddings) for each in (codes, with_coarse))
-    assert coarse["neighbour_share"][0] == 1.0 > fine["neighbour_share"][0]
-    assert coarse["neighbour_recall"] == pytest.approx(fine["neighbour_recall"])
-
-
-def test_reconstructions_that_say_nothing_recall_what_chance_does():
-    embeddings = clustered(300)
-    nothing = np.ones_like(embeddings)
-    table = neighbour_measures(all_prefix_groups(random_codes(300)), embeddings, nothing)
-    assert table["reconstruction_recall"] == pytest.approx(10 / 299)
-    centred = embeddings - embeddings.mean(0)
-    assert reconstruction_error(centred, 5 * centred) == pytest.approx(0, abs=1e-6)  # length does not matter
-    assert reconstruction_error(centred, centred[np.random.default_rng(0).permutation(300)]) > 1
-
-
-def test_items_without_embedding_take_no_part():
-    embeddings, codes = clustered(120), random_codes(120)
-    some = embeddings.copy()
-    some[100:] = np.nan
-    kept = neighbour_measures(all_prefix_groups(codes[:100]), embeddings[:100], embeddings[:100])
-    assert neighbour_measures(all_prefix_groups(codes), some, embeddings) == kept
-    assert neighbour_measures(all_prefix_groups(codes[:1]), embeddings[:1]) == {"neighbour_queries": 0}
-
-
-# ---- sequences -------------------------------------------------------------------------------------------------------
-def test_lift_by_hand():
-    groups = all_prefix_groups(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
-    table = sequence_measures(groups, [[0, 1, 2, 3], [], [2], [3, 3]])
-    # Pairs 0-1, 1-2, 2-3. By chance {0, 1, 2} meets {1, 2, 3}: of 9 pairs 2 are of one item, 2 others share a code.
-    assert table["sequence_pairs"] == 3
-    assert table["sequence_share"] == [pytest.approx(2 / 3), 0.0]
-    assert table["sequence_share_random"] == [pytest.approx(2 / 7), 0.0]
-    assert table["sequence_lift"] == [pytest.approx(7 / 3), None]
-    assert table["sequence_recall"] == 1.0  # there are only three other items
-    assert sequence_measures(groups, [[2], [1, 1], []]) == {"sequence_pairs": 0}
-    assert sequence_measures(groups, []) == {"sequence_pairs": 0}
-
-
-def test_random_codes_have_no_lift_however_popular_some_items_are():
-    rng = np.random.default_rng(6)
-    popularity = rng.dirichlet(np.full(300, 0.3))
-    sequences = [rng.choice(300, 8, p=popularity) for _ in range(3000)]
-    table = sequence_measures(all_prefix_groups(random_codes(300, (5, 4))), sequences)
-    assert table["sequence_lift"] == pytest.approx([1.0, 1.0], abs=0.05)
-
-
-def test_sequences_within_a_code_have_lift():
-    rng, codes = np.random.default_rng(7), random_codes(300, (5, 4))
-    sequences = [rng.choice(np.flatnonzero(codes[:, 0] == user % 5), 6) for user in range(500)]
-    table = sequence_measures(all_prefix_groups(codes), sequences)
-    assert table["sequence_share"][0] == 1.0
-    assert table["sequence_lift"][0] == pytest.approx(5, rel=0.1)
-    assert table["sequence_recall"] > 2 * 10 / 299
-
-
-# ---- all at once -----------------------------------------------------------------------------------------------------
-def test_order_of_items_and_names_of_codes_do_not_matter():
-    rng, codes, embeddings = np.random.default_rng(8), random_codes(120), clustered(120)
-    categories = [f"kind {kind}" for kind in rng.integers(4, size=120)]
-    sequences = [rng.permutation(120)[:9] for _ in range(60)]
-    first = measure_all(codes, (6, 7, 8), embeddings, categories, sequences, embeddings)
-    order = rng.permutation(120)
-    place = np.argsort(order)
-    renamed = np.stack([rng.permutation(8)[column] for column in codes[order].T], 1)
-    second = measure_all(
-        renamed,
-        (8, 8, 8),
-        embeddings[order],
-        [categories[row] for row in order],
-        [place[items] for items in sequences],
-        embeddings[order],
-    )
-    assert first.keys() == second.keys()
-    for name in first:
-        if name != "utilization" and not name.endswith("_shuffled"):
-            assert second[name] == pytest.approx(first[name]), name
-    assert "recall@10" in format_semantics(first)
-
-
-def test_only_what_is_given_is_measured():
-    table = measure_all(random_codes(), (6, 7, 8))
-    assert set(table) == set(measure(random_codes(), (6, 7, 8))._fields)
-    assert format_semantics(table) == ""
-    assert json.loads(json.dumps(measure_all(random_codes(), (6, 7, 8), sequences=[[0, 1, 2]])))["sequence_pairs"] == 2
 
 
 # ---- the entry -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from index.encoding import encode_all
 from index.evaluate_index import evaluate
 from index.generate_indices import generate
 from index.trainer import train
-from src.common.artifacts import load_sid_index, save_embeddings
+from src.common.artifacts import save_embeddings
+from src.common.index_files import load_sid_index
 from tests.index.conftest import clustered
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from index.config import GenerateConfig
 from index.generate_indices import generate
 from index.rows import read_rows
 from index.trainer import train
-from src.common.artifacts import load_sid_index
+from src.common.index_files import load_sid_index
 from tests.index.conftest import clustered
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,8 @@ from index.quantizer import unevenness
 from index.rows import read_rows
 from index.rqvae import RQVAE, Gate, Normalizer, grid_codebooks, misalignment, misplacement
 from index.trainer import Trainer, train
-from src.common.artifacts import load_sid_index, save_embeddings
+from src.common.artifacts import save_embeddings
+from src.common.index_files import load_sid_index
 from tests.index.conftest import clustered
 
 CPU = torch.device("cpu")
@@ -239,7 +240,7 @@ def test_near_items_share_a_batch(config):
     rows = torch.nn.functional.normalize(near.dataset.rows)
 
     def nearness(trainer):
-        order = trainer.shuffled()
+        order = trainer.order.draw()
         assert sorted(order.tolist()) == list(range(len(rows)))
         return float((rows[order[1:]] * rows[order[:-1]]).sum(1).mean())
 

@@ -11,6 +11,7 @@ import torch
 from index import trainer
 from index.checkpoints import read_checkpoint
 from index.config import TrainConfig, flag_of
+from index.epoch_order import sid_keys
 from index.main import build_parser, parse_config
 from index.rows import read_rows
 from index.trainer import train
@@ -261,7 +262,7 @@ def test_the_model_with_the_fewest_collisions_is_a_trained_one(config, monkeypat
     def scripted(self):
         found = evaluate(self)
         rate, loss = next(points)
-        return found._replace(loss=loss, index=found.index._replace(collision_rate=rate))
+        return found._replace(loss=loss, measures=found.measures._replace(collision_rate=rate))
 
     monkeypatch.setattr(trainer.Trainer, "evaluate", scripted)
     folder = train(replace(config, epochs=4, eval_step=1))
@@ -273,13 +274,13 @@ def test_items_that_share_a_sid_are_shown_together(config):
     """Two such items met in one batch of fifty by chance only, so the spread had nothing to push."""
     run = trainer.Trainer(replace(config, spread_weight=1.0), CPU)
     groups = np.random.default_rng(0).permutation(np.arange(120) // 2)
-    run.seen.copy_(torch.from_numpy(groups))
-    first, second = run.shuffled(), run.shuffled()
+    run.order.seen.copy_(torch.from_numpy(groups))
+    first, second = run.order.draw(), run.order.draw()
     for order in (first, second):
         assert sorted(order.tolist()) == list(range(120))
         places = groups[order.numpy()].reshape(60, 2)
         assert (places[:, 0] == places[:, 1]).all()
     assert not torch.equal(first, second)
     codes = torch.randint(0, 3, (500, 4))
-    distinct = len(trainer.sid_keys(codes).unique())
+    distinct = len(sid_keys(codes).unique())
     assert distinct == len(codes.unique(dim=0))

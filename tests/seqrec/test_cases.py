@@ -16,7 +16,7 @@ from src.seqrec import case, recommend
 from src.seqrec.cases import Case, case_lines, legend_lines, make_cases, wrong_levels
 from src.seqrec.config import CaseConfig
 from src.seqrec.core import evaluate
-from tests.seqrec.test_core import checkpoint, config_for, predictions_of, write_checkpoint
+from tests.seqrec.toy_runs import checkpoint, config_for, predictions_of, write_checkpoint
 from tests.test_report import checked
 from tests.toy import (
     INDEX_FILE,

@@ -38,6 +38,17 @@ def test_impossible_lists_are_errors(ranked, target, message):
         metrics.ranks_of(np.array(ranked), np.array([target]))
 
 
+def test_lists_and_targets_must_be_as_many():
+    with pytest.raises(ValueError, match=r"\(2, 1\) do not fit targets of shape \(3,\)"):
+        metrics.ranks_of(np.array([[1], [2]]), np.array([1, 2, 3]))
+
+
+def test_lists_are_as_long_as_needed():
+    assert metrics.list_length(50, 20, ["hit@10"]) == 20  # there are no more items
+    assert metrics.list_length(50, 20, ["hit@10", "ndcg@30"]) == 30  # but a metric looks as far
+    assert metrics.list_length(10, 20, ["hit@10"]) == 10
+
+
 def test_values_by_hand():
     values = metrics.per_sample_metrics(np.array([0, 2, 5]), ["hit@3", "recall@3", "ndcg@3", "mrr@5"])
     assert values["hit@3"].tolist() == values["recall@3"].tolist() == [1, 1, 0]
@@ -102,3 +113,12 @@ def test_list_statistics_by_hand_and_by_brute_force():
     pairs = sum(abs(left - right) for left in times for right in times)
     assert ours["gini@2"] == pytest.approx(pairs / (2 * 4 * sum(times)))
     assert "coverage@3" in metrics.list_statistics(ranked, popularity, item_ids)  # lists of 3 have no first 10
+
+
+def test_short_lists_count_the_items_that_they_hold():
+    item_ids, popularity = np.arange(3), np.array([4, 2, 0])
+    ours = metrics.list_statistics(np.array([[0, 1, -1], [0, -1, -1]]), popularity, item_ids)
+    assert ours["coverage@3"] == pytest.approx(2 / 3)
+    assert ours["mean_popularity@3"] == pytest.approx((4 + 2 + 4) / 3)
+    with pytest.raises(ValueError, match="the ranked lists are empty"):
+        metrics.list_statistics(np.full((2, 3), -1), popularity, item_ids)

@@ -9,6 +9,7 @@ from src.tasks.catalogue import load_catalogue
 from tests.baselines.test_baselines import write_dataset
 from tests.toy import NAME, sequence, toy_catalogue, toy_copy
 
+VALID, TEST = [0, 8, 31], [1, 12, 23]  # of the items 0 to 39, by the hash of their ids
 SEQUENCES = {"one": [4], "two": [4, 1], "three": [0, 1, 2], "five": [3, 2, 1, 0, 3]}
 
 
@@ -30,6 +31,18 @@ def test_leave_one_out(small):
     assert pairs(small, "test") == [("three", [0, 1], 2), ("five", [3, 2, 1, 0], 3)]
     assert pairs(small, "valid") == [("three", [0], 1), ("five", [3, 2, 1], 0)]
     assert pairs(small, "train") == [("two", [4], 1), ("five", [3], 2), ("five", [3, 2], 1)]
+
+
+def test_leave_one_out_knows_itself(small):
+    assert small.is_leave_one_out
+
+
+def test_an_unknown_item_is_told_with_its_user(tmp_path):
+    write_dataset(tmp_path, "T", SEQUENCES)
+    path = tmp_path / "T" / "T.inter.json"
+    path.write_text(json.dumps({"one": [4], "two": [99, 1], "three": [0, 1, 98]}))
+    with pytest.raises(ValueError, match=r"user 'two' has item 99, which .*item\.json lacks \(2 such entries\)"):
+        load_catalogue(tmp_path, "T")
 
 
 def test_popularity_counts_training_parts_only(small):
@@ -62,6 +75,17 @@ def test_split_file_wins(tmp_path):
         *(("two", 1), ("three", 1), ("three", 2), ("five", 3)),
     ]
     assert catalogue.popularity.tolist()[:5] == [1, 1, 1, 1, 1]
+
+
+def test_a_split_file_may_let_a_whole_user_train(tmp_path):
+    write_dataset(tmp_path, "T", SEQUENCES)
+    given = {"one": [1, 0], "two": [1, 1], "three": [3, 0], "five": [5, 0]}
+    (tmp_path / "T" / "T.split.json").write_text(json.dumps(given))
+    catalogue = load_catalogue(tmp_path, "T")
+    assert pairs(catalogue, "test") == []
+    assert pairs(catalogue, "valid") == [("two", [4], 1)]
+    assert len(pairs(catalogue, "train")) == 2 + 4
+    assert not catalogue.is_leave_one_out
 
 
 @pytest.mark.parametrize(
@@ -104,3 +128,20 @@ def test_without_holdout_every_item_trains():
     for split in ("train", "test"):
         assert catalogue.item_split(split, holdout=False).tolist() == list(range(40))
     assert 0 < len(catalogue.item_split("valid", holdout=False)) < 40
+
+
+def test_item_splits_never_change():
+    """Items that a published model held out must not be trained on by the next version, so the hash is part of the
+    format."""
+    catalogue = toy_catalogue()
+    assert catalogue.item_split("valid", holdout=True).tolist() == VALID
+    assert catalogue.item_split("test", holdout=True).tolist() == TEST
+    assert catalogue.item_split("valid", holdout=False).tolist() == VALID
+
+
+def test_enriched_items_that_are_held_out_do_not_train():
+    catalogue = toy_catalogue()
+    parts = [catalogue.enriched_split(split).tolist() for split in ("train", "valid", "test")]
+    assert sorted(item for part in parts for item in part) == sorted(catalogue.enriched)
+    assert set(parts[1]) <= set(VALID)
+    assert set(parts[2]) <= set(TEST)

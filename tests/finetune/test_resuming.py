@@ -1,0 +1,115 @@
+"""A run that was stopped or killed ends where a straight one does."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from src.finetune import training
+from src.finetune.core import finetune
+from tests.finetune.toy_runs import assert_equal_weights, config_for, log_of
+
+
+@pytest.mark.parametrize(
+    ("family", "lora"), [("qwen2", True), ("qwen2", False), ("qwen2_vl", True), ("qwen2_vl", False)]
+)
+def test_resumed_run_ends_where_a_straight_one_does(tmp_path, family, lora):
+    """From the middle of the second epoch, with dropout, several tasks and wordings of its own each epoch."""
+    config = config_for(
+        tmp_path / "straight", family, tasks=("seqrec", "item2index"), train_data_sample_num=(14, 6), use_lora=lora,
+        lora_r=4, per_device_batch_size=4, max_steps=12, save_and_eval_steps=4, save_total_limit=9, learning_rate=0.005,
+    )  # fmt: skip
+    straight = finetune(config)
+    killed = tmp_path / "killed"
+    shutil.copytree(straight, killed, ignore=shutil.ignore_patterns("checkpoint-12", "*.safetensors", "run.json"))
+    shutil.copytree(straight / "checkpoint-8", killed / "checkpoint-8", dirs_exist_ok=True)
+    shutil.copytree(straight / "checkpoint-8", killed / "checkpoint-10")  # half-written: killed while it was saved
+    (killed / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 10')
+    shutil.copytree(straight / "checkpoint-8", killed / "checkpoint-11")
+    (killed / "checkpoint-11" / "optimizer.pt").unlink()
+    (killed / "trainer_log.jsonl").open("a").write('{"step": 12, "lo')
+    assert core_newest(killed) == killed / "checkpoint-8"
+    record = json.loads((killed / "checkpoint-8" / "run.json").read_text())
+    assert 0 < record["seconds"] <= json.loads((straight / "run.json").read_text())["seconds"]
+    record["seconds"] = 5000.0
+    (killed / "checkpoint-8" / "run.json").write_text(json.dumps(record))
+    resumed = finetune(replace(config, output_dir=killed, resume_from_checkpoint="True"))
+    assert json.loads((resumed / "run.json").read_text())["seconds"] > 5000  # the time before the kill counts
+    assert_equal_weights(resumed / "checkpoint-12", straight / "checkpoint-12")
+    assert_equal_weights(resumed, straight)
+    curves = [
+        [(line["step"], line[kind]) for line in log_of(folder) for kind in ("loss", "eval_loss") if kind in line]
+        for folder in (straight, resumed)
+    ]
+    assert curves[0] == curves[1]
+
+
+SLOWLY = """
+import time
+from pathlib import Path, PosixPath
+from src.finetune.config import FinetuneConfig
+from src.finetune.core import finetune
+from src.finetune.trainer import AnswerTrainer
+losses = AnswerTrainer.token_losses
+AnswerTrainer.token_losses = lambda *arguments: time.sleep(0.1) or losses(*arguments)
+"""
+
+
+@pytest.mark.slow
+def test_run_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path):
+    """By SIGKILL, some steps after a checkpoint."""
+    config = config_for(tmp_path / "straight", tasks=("seqrec", "item2index"), train_data_sample_num=(30, 10),
+                        use_lora=True, lora_r=4, max_steps=16, save_and_eval_steps=5, max_valid_samples=8)  # fmt: skip
+    straight = finetune(config)
+    config = replace(config, output_dir=tmp_path / "killed", resume_from_checkpoint="True")
+    log, root = config.output_dir / "trainer_log.jsonl", Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{SLOWLY}\nfinetune({config!r})"], cwd=root, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (log.is_file() and '"step": 7' in log.read_text()):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert core_newest(config.output_dir) == config.output_dir / "checkpoint-5"
+    assert not (config.output_dir / "adapter_model.safetensors").exists()
+    resumed = finetune(config)
+    assert_equal_weights(resumed, straight)
+    curves = [
+        [(line["step"], line[kind]) for line in log_of(folder) for kind in ("loss", "eval_loss") if kind in line]
+        for folder in (straight, resumed)
+    ]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10, 11, 12, 13, 14, 15, 15, 16, 16]
+
+
+def core_newest(folder: Path) -> Path | None:
+    from src.finetune.trainer import newest_whole_checkpoint
+
+    return newest_whole_checkpoint(folder)
+
+
+def test_resuming_without_a_checkpoint_starts_afresh(tmp_path):
+    config = config_for(tmp_path / "out", max_steps=2, save_and_eval_strategy="no", resume_from_checkpoint="True")
+    assert len(log_of(finetune(config))) == 3
+    assert len(log_of(finetune(config))) == 3  # and its log replaces the old one
+
+
+def test_epochs_ask_in_new_words(tmp_path, monkeypatch):
+    asked = []
+
+    class Spy(training.Mixture):
+        def set_epoch(self, epoch):
+            asked.append(epoch)
+            super().set_epoch(epoch)
+
+    monkeypatch.setattr(training, "Mixture", Spy)
+    finetune(config_for(tmp_path / "out", train_data_sample_num=(8,), epochs=3, save_and_eval_strategy="no"))
+    assert sorted(set(asked)) == [0, 1, 2]
