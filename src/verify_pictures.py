@@ -8,6 +8,7 @@ import argparse
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from src.common.cli import add_switch, new_parser, user_errors
 from src.seqrec.config import EvaluateConfig, add_model_flags, add_sample_num_flag
@@ -70,8 +71,10 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
         folder = catalogue.paths.folder / (config.second_image_path or "")
         raise ValueError(f"{folder} lacks the picture of item {missing[0]}")
     check_writable(config.results_file)
-    models = {"checkpoint": config.ckpt_model} | ({"base model": model_input(config.base_model)} if config.lora else {})
-    inputs = input_entries(catalogue.input_files() | models)
+    read: dict[str, Any] = {**catalogue.input_files(), "checkpoint": config.ckpt_model}
+    if config.lora and config.base_model:
+        read["base model"] = model_input(config.base_model)
+    inputs = input_entries(read)
     from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
 
     recommender = Recommender(config, catalogue, resolve_device(config.device))

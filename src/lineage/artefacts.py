@@ -45,7 +45,7 @@ class Artefact:
     fault: str = ""
 
     def place(self, output: Entry) -> Path:
-        return self.record.parent / output["path"]
+        return (self.record or self.path).parent / output["path"]
 
     def places(self) -> set[Path]:
         """Everything that the record speaks of, resolved."""
@@ -65,7 +65,8 @@ def old_inputs(table: dict[str, Any]) -> dict[str, Entry]:
     """Inputs as the meta file of an index named them before there were records."""
     named = {"checkpoint": table.get("checkpoint")}
     listed = table.get("embeddings")
-    for number, entry in enumerate(listed if isinstance(listed, list) else ()):
+    listed = listed if isinstance(listed, list) else []
+    for number, entry in enumerate(listed):
         named[f"embeddings_{number}" if len(listed) > 1 else "embeddings"] = entry
     return entries(named)
 
@@ -193,7 +194,7 @@ def find_artefacts(roots: list[Path]) -> tuple[list[Artefact], list[Path]]:
             elif may_be_record(path) and not in_model:
                 artefact = read_artefact(path)
             if artefact is not None:
-                found.setdefault(artefact.record.resolve(), artefact)
+                found.setdefault((artefact.record or path).resolve(), artefact)
     artefacts = list(found.values())
     covered = {place for artefact in artefacts for place in artefact.places()}
     for path in files:

@@ -12,7 +12,6 @@ from src.families import HUB_NAME, find_config
 from src.lineage.artefacts import UNREADABLE, Artefact, artefact_of
 
 BREAKS = ("unreadable", "changed", "missing", "other version", "missing input")  # the worst first
-SOUND = ("ok", "unknown", "source")
 SHORT = 12  # characters of a hash that are shown
 
 
@@ -106,12 +105,15 @@ class Graph:
         self.nodes: dict[Path, Node] = {}  # by record, or by the path of what has none
         self.owners: dict[Path, Node] = {}  # of every file or folder that a record speaks of
         self.made: dict[str, list[tuple[Node, Path]]] = {}  # by hash as recorded: whose output, and where
-        waiting = [self.add(artefact) for artefact in artefacts]
-        while waiting:  # what an input leads to outside of the given folders joins the graph
-            before = set(self.nodes)
-            for node in waiting:
-                self.judge(node)
-            waiting = [node for key, node in self.nodes.items() if key not in before and node.artefact]
+        for artefact in artefacts:
+            self.add(artefact)
+        judged: set[Path] = set()
+        while waiting := [key for key in self.nodes if key not in judged]:  # inputs outside of the folders join them
+            for key in waiting:
+                judged.add(key)
+                node = self.nodes[key]
+                if node.artefact is not None:
+                    self.judge(node, node.artefact)
 
     def add(self, artefact: Artefact) -> Node:
         key = (artefact.record or artefact.path).resolve()
@@ -139,14 +141,13 @@ class Graph:
         return self.owners[path]
 
     # ---- judging -----------------------------------------------------------------------------------------------------
-    def judge(self, node: Node) -> None:
-        artefact = node.artefact
+    def judge(self, node: Node, artefact: Artefact) -> None:
         if artefact.fault:
             node.faults.append(Fault("unreadable" if UNREADABLE in artefact.fault else "changed", artefact.fault))
         for output in artefact.outputs.values():
             self.judge_output(node, artefact.place(output), output)
         for name, entry in artefact.inputs.items():
-            node.made_from[name] = self.find(node, name, entry)
+            node.made_from[name] = self.find(node, artefact, name, entry)
         if not artefact.is_whole and not node.faults:
             told = "only its inputs are recorded" if artefact.inputs else "nothing is recorded"
             node.notes.append(f"{told}: made before there were records, elsewhere, or not finished")
@@ -167,15 +168,15 @@ class Graph:
         names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         return f": {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
 
-    def find(self, node: Node, name: str, entry: Entry) -> Node | None:
+    def find(self, node: Node, artefact: Artefact, name: str, entry: Entry) -> Node | None:
         """The node of an input: by its hash, wherever that lies now; else what lies in its place, which is a fault."""
-        wanted, place = entry["sha256"], self.place(node, entry["path"])
+        wanted, place = entry["sha256"], self.place(artefact, entry["path"])
         if wanted is None:
             node.notes.append(f"the hash of the {name} {entry['path']} was not recorded")
             return self.owner(place) if place else None
         if place and self.hash(place) == wanted:
             return self.owner(place)
-        if place and place.resolve() in node.artefact.places():
+        if place and place.resolve() in artefact.places():
             node.notes.append(f"{name} {entry['path']} was replaced by what was made from it")
             return None
         made = [pair for pair in self.made.get(wanted, ()) if pair[0] is not node]
@@ -201,10 +202,11 @@ class Graph:
             node.faults.append(Fault("missing input", gone))
         return None
 
-    def place(self, node: Node, path: str) -> Path | None:
+    @staticmethod
+    def place(artefact: Artefact, path: str) -> Path | None:
         """Where a recorded path leads: from a folder above the record, which may have moved whole, or from here."""
         given = Path(path)
-        above = node.artefact.record.resolve().parents if node.artefact.record and not given.is_absolute() else ()
+        above = artefact.record.resolve().parents if artefact.record and not given.is_absolute() else ()
         for found in (*(folder / given for folder in above), given):
             if found.exists():
                 return found

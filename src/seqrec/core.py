@@ -229,7 +229,7 @@ def read_inputs(
         files = catalogue.input_files()
         inputs |= {name + which if name == "index" else name: path for name, path in files.items()}
         inputs[f"checkpoint{which}"] = member.ckpt_model
-    if any(member.lora for member in members):
+    if config.base_model and any(member.lora for member in members):
         inputs["base model"] = model_input(config.base_model)
     if config.fuse_results:
         inputs["SASRec results"] = config.fuse_results

@@ -64,8 +64,9 @@ class Catalogue:
         named |= {"enriched items": "item_enriched_v2.json"} if self.enriched else {}
         named |= {"texts about users": "user.json"} if self.user_texts else {}
         files = {name: self.paths.file(suffix) for name, suffix in named.items()}
-        index = {} if self.sid_index is None else {"index": self.sid_index.path}
-        return {name: path for name, path in {**files, **index}.items() if path.is_file()}
+        if self.sid_index is not None and self.sid_index.path is not None:
+            files["index"] = self.sid_index.path
+        return {name: path for name, path in files.items() if path.is_file()}
 
     @property
     def index(self) -> SidIndex:

@@ -99,10 +99,10 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
 
 def read_inputs(config: TextConfig, plan: Plan) -> dict[str, Any]:
     """`inputs` of the results file: data, index and model."""
-    models = {"checkpoint": model_input(config.ckpt_model)}
-    if config.lora:
-        models["base model"] = model_input(config.base_model)
-    return input_entries(plan.catalogue.input_files() | models)
+    inputs: dict[str, Any] = {**plan.catalogue.input_files(), "checkpoint": model_input(config.ckpt_model)}
+    if config.lora and config.base_model:
+        inputs["base model"] = model_input(config.base_model)
+    return input_entries(inputs)
 
 
 def evaluate(config: TextConfig) -> Path:
