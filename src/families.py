@@ -142,7 +142,10 @@ def model_input(model: str | Path) -> Entry:
     """A model as an input of a run (src/common/record.py); without a hash where this machine has none of its files."""
     if Path(model).is_dir():
         return model_entry(model)
-    config = find_config(model)
+    try:
+        config = find_config(model)
+    except FileNotFoundError:  # what loads it will say so
+        config = None
     if config is None or not any((*config.parent.glob("*.safetensors"), *config.parent.glob("*.bin"))):
         return {"path": str(model), "sha256": None}
     return model_entry(config.parent, named=model)

@@ -64,9 +64,9 @@ def test_broken_pictures_are_left_out_where_asked(tmp_path):
 
 def test_blind_model_is_seen_to_be_blind(tmp_path, monkeypatch):
     """A model that drops the pictures gives the same loss for any of them."""
-    from src.prompt import PromptBuilder
+    from src.item_tokens import ItemTokens
 
-    image = PromptBuilder.image
+    image = ItemTokens.image
 
     def grey(self, *args):
         block = image(self, *args)
@@ -76,7 +76,7 @@ def test_blind_model_is_seen_to_be_blind(tmp_path, monkeypatch):
     data = toy_copy(tmp_path)
     for item in range(NUM_ITEMS):  # of one shape, so that only pixels differ
         picture(3 * (item // 3)).save(data / NAME / "images" / f"{item}.jpg")
-    monkeypatch.setattr(PromptBuilder, "image", grey)
+    monkeypatch.setattr(ItemTokens, "image", grey)
     result = verify_pictures(config_for(tmp_path, data_path=data))
     assert result["loss_true"] == pytest.approx(result["loss_permuted"], rel=1e-6)
     assert result["hit@1_true"] == result["hit@1_permuted"]
