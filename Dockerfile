@@ -17,13 +17,15 @@ RUN python3 -c 'import torch; print(f"torch=={torch.__version__}")' >/tmp/constr
  && python3 -m pip install -c /tmp/constraints.txt -r requirements.txt -r /tmp/dev.txt \
  && rm /tmp/constraints.txt /tmp/dev.txt
 
-# Any user may run it (--user, or GREC_UID of compose): home and the folders that runs write to are open to all.
-RUN useradd --uid 10001 --create-home --no-log-init grec \
- && mkdir -p data models output results log \
- && chmod 1777 /home/grec data models output results log
+RUN useradd --uid 10001 --create-home --no-log-init grec
 ENV HOME=/home/grec USER=grec HF_HOME=/grec/models/hub PYTHONDONTWRITEBYTECODE=1
 
 COPY . .
+# Any user may run it (--user, or GREC_UID of compose), however closed the checkout is: the code can be read, and home and
+# the folders that runs write to are open to all. After COPY, which gives folders the rights that they have outside.
+RUN chmod -R a+rX . \
+ && mkdir -p data models output results log \
+ && chmod 1777 /home/grec data models output results log
 # A run records the commit, and .git stays outside.
 ARG COMMIT=unknown
 ENV GREC_COMMIT=${COMMIT}

@@ -51,6 +51,7 @@ def enrich(config: ModelConfig) -> int:
     ]
     output, journal = paths.file("item_enriched_v2.json"), paths.file("enrich.jsonl")
     check_is_ours(output, journal)
+    record = run_record(config, {"items": paths.file("item.json")})  # now: it may change while the model is asked
     outcome = ask_all(questions, config, journal)
     if outcome.answers and not config.dry_run:
         rows = {item: outcome.answers.get(str(item)) for item in sorted(items)}
@@ -60,7 +61,6 @@ def enrich(config: ModelConfig) -> int:
             if row
         }
         write_json(output, table)
-        record = run_record(config, {"items": paths.file("item.json")})
         write_record(output.with_suffix(".run.json"), {"artefact": "enriched items", **record}, {"table": output})
         logger.info(f"{output}: {len(outcome.answers):,} of {len(items):,} items")
     return outcome.num_missing

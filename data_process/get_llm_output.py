@@ -115,6 +115,7 @@ def make_user_texts(config: UserTextConfig) -> int:
     asked = {case.key for case in known if case.part in config.parts}
     output, journal = catalogue.paths.file("user.json"), catalogue.paths.file("user_texts.jsonl")
     check_is_ours(output, journal)
+    record = run_record(config, catalogue.input_files())  # now: they may change while the model is asked
     outcome = ask_all([question_of(case, catalogue, prompts, config) for case in known], config, journal, asked)
     if outcome.answers and not config.dry_run:
         likes: dict[str, list[str]] = {}
@@ -127,7 +128,6 @@ def make_user_texts(config: UserTextConfig) -> int:
                 search = {"item": case.target, "inters": case.history, "querys": row["answer"]["querys"]}
                 searches[case.part][case.user] = search
         write_json(output, {"user_explicit_preference": likes, "user_vague_intention": searches})
-        record = run_record(config, catalogue.input_files())
         write_record(output.with_suffix(".run.json"), {"artefact": "texts about users", **record}, {"table": output})
         logger.info(f"{output}: {len(outcome.answers):,} of {len(known):,} texts")
     return outcome.num_missing

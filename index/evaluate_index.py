@@ -61,6 +61,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     from index.plots import plot_evaluation
     from index.semantics import format_semantics, measure_all
     from index.subject import find_dataset, read_categories, read_sequences, read_subject
+    from src.common.interactions import interaction_inputs
     from src.common.log import logger
     from src.common.record import commit, input_entries, write_record
 
@@ -93,7 +94,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     inputs = {"index" if config.index_file else "checkpoint": source}
     inputs |= {f"embeddings_{number}": path for number, path in enumerate(subject.data_path)}
     if dataset:
-        inputs |= {"items": dataset.file("item.json"), "interactions": dataset.file("inter.json")}
+        inputs |= {"items": dataset.file("item.json"), "split": dataset.file("split.json")}
+        inputs |= interaction_inputs(dataset)
     record = {"artefact": "evaluation of an index", "commit": commit(), "inputs": input_entries(inputs)}
     write_record(output, {**origin, **measures, **subject.losses, **record})
     plot_evaluation(subject.codes, subject.codebook_sizes, measures, str(source), picture)

@@ -49,6 +49,12 @@ def test_the_base_is_pinned_and_has_the_torch_that_was_tested():
     assert texts("FROM") == ["${BASE_IMAGE}"]
 
 
+def test_the_code_is_copied_before_rights_are_given():
+    """COPY gives folders, `data` among them, the rights that they have outside."""
+    words = [text.split()[0] for word, text in instructions() if word == "RUN" or (word, text) == ("COPY", ". .")]
+    assert words == ["python3", "useradd", ".", "chmod"]
+
+
 def test_it_does_not_run_as_root():
     user, _, group = texts("USER")[-1].partition(":")
     assert int(user) > 0 < int(group)  # in numbers, so that a cluster can see it
@@ -197,14 +203,18 @@ def test_the_user_and_its_folders_can_be_made(tmp_path):
     """In a root of its own: `useradd --prefix` takes the system files from there."""
     if os.geteuid() or not shutil.which("useradd"):
         pytest.skip("making users needs root and useradd")
-    (command,) = [text for text in texts("RUN") if "useradd" in text]
+    (user,) = [text for text in texts("RUN") if "useradd" in text]
+    (folders,) = [text for text in texts("RUN") if "mkdir" in text]
     root = tmp_path / "root"
     for name in ("passwd", "group", "shadow", "gshadow"):
         (root / "etc").mkdir(parents=True, exist_ok=True)
         (root / "etc" / name).touch()
     (root / "home").mkdir()
-    command = command.replace("useradd ", f"useradd --prefix {root} ", 1).replace("/home/grec", f"{root}/home/grec")
-    run_shell(command, tmp_path)
+    run_shell(user.replace("useradd ", f"useradd --prefix {root} ", 1), tmp_path)
+    (tmp_path / "data").mkdir(mode=0o700)  # as COPY brings it from a checkout that is closed to others
+    (tmp_path / "closed.py").touch(mode=0o600)
+    run_shell(folders.replace("/home/grec", f"{root}/home/grec"), tmp_path)
+    assert (tmp_path / "closed.py").stat().st_mode & 0o777 == 0o644
     assert re.match(r"grec:x:10001:", (root / "etc" / "passwd").read_text())
     for folder in (root / "home" / "grec", tmp_path / "data", tmp_path / "models", tmp_path / "log"):
         assert folder.stat().st_mode & 0o1777 == 0o1777

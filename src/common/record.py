@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ SEAL = "record_sha256"  # of everything else in a record
 # What a model's folder does with its files; logs, optimizer states and records are no part of it.
 MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt", "*.model", "global_step*/*.pt")
 NOT_OF_MODEL = ("run.json", "trainer_state.json", "training_args.bin")
+BEGINNING = re.compile(rb'\{\s*"artefact":')  # of every record
 
 Entry = dict[str, Any]  # path, sha256; of a model's folder also files: {name: sha256}
 
@@ -66,7 +68,8 @@ def file_entry(path: str | Path) -> Entry:
 def model_files(folder: str | Path) -> list[Path]:
     """The files that decide what a model answers, by name."""
     found = {path for pattern in MODEL_FILES for path in Path(folder).glob(pattern)}
-    return sorted(path for path in found if path.name not in NOT_OF_MODEL and not path.name.endswith(".run.json"))
+    found = {path for path in found if path.name not in NOT_OF_MODEL and not path.name.endswith(".run.json")}
+    return sorted(path for path in found if not begins_as_record(path))
 
 
 def model_entry(folder: str | Path, named: str | Path | None = None, hash_of: Callable = file_hash) -> Entry:
@@ -83,6 +86,14 @@ def model_entry(folder: str | Path, named: str | Path | None = None, hash_of: Ca
 
 def entry_of(path: str | Path) -> Entry:
     return model_entry(path) if Path(path).is_dir() else file_entry(path)
+
+
+def begins_as_record(path: Path) -> bool:
+    """Whether a JSON file is a record, or what is left of one: results may lie in a model's folder."""
+    if path.suffix != ".json":
+        return False
+    with open(path, "rb") as file:
+        return BEGINNING.match(file.read(64)) is not None
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------
@@ -124,6 +135,8 @@ def write_record(path: str | Path, record: Mapping[str, Any], outputs: Mapping[s
     """
     path = Path(path)
     table = plain(record)
+    if "artefact" in table:
+        table = {"artefact": table["artefact"], **table}  # first: what is left of a file that was cut off tells
     if outputs is not None:
         made = {name: entry_of(output) for name, output in outputs.items()}
         table["outputs"] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.artifacts import read_json
-from src.common.record import SEAL, Entry, seal_of
+from src.common.record import SEAL, Entry, begins_as_record, seal_of
 
 SIDECARS = re.compile(r"(^|\.)(run|meta)\.json$|^config\.json$")  # records of other files; other records are artefacts
 TABLES = re.compile(  # JSON that is data: large, and never a record
@@ -54,7 +54,9 @@ class Artefact:
 
 # ---- one record ------------------------------------------------------------------------------------------------------
 def is_entry(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("path"), str) and "sha256" in value
+    if not isinstance(value, dict) or not isinstance(value.get("path"), str) or "sha256" not in value:
+        return False
+    return value["sha256"] is None or isinstance(value["sha256"], str)
 
 
 def entries(value: Any) -> dict[str, Entry]:
@@ -86,6 +88,8 @@ def read_artefact(path: Path) -> Artefact | None:
     try:
         table = read_json(path)
     except (ValueError, OSError) as error:
+        if not (sidecar or begins_as_record(path) or path.with_suffix(".predictions.parquet").is_file()):
+            return None  # JSON of others, such as one table a line
         what = path.parent if kind in FOLDERS else described_by(path) if sidecar else path
         return Artefact(kind, what, path, fault=f"{path.name} {UNREADABLE}: {error}")
     if not isinstance(table, dict):
@@ -166,8 +170,13 @@ def files_below(root: Path) -> Iterator[Path]:
     if root.is_file():
         yield root
         return
-    for folder, names, files in os.walk(root):
+    seen: set[Path] = set()
+    for folder, names, files in os.walk(root, followlinks=True):  # data is often a link to another disk
         here = Path(folder)
+        if here.resolve() in seen:  # a link that leads back
+            names.clear()
+            continue
+        seen.add(here.resolve())
         names[:] = sorted(name for name in names if not SKIPPED.search(name))
         if is_model_folder(here):
             yield here
@@ -191,7 +200,7 @@ def find_artefacts(roots: list[Path]) -> tuple[list[Artefact], list[Path]]:
             artefact = None
             if path == root and path.is_file():
                 artefact = artefact_of(path)
-            elif may_be_record(path) and not in_model:
+            elif may_be_record(path) and (not in_model or begins_as_record(path)):
                 artefact = read_artefact(path)
             if artefact is not None:
                 found.setdefault((artefact.record or path).resolve(), artefact)

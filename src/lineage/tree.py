@@ -14,11 +14,23 @@ class Order:
         self.nodes = list(nodes)
         self.depths: dict[int, int] = {}
         self.broken: dict[int, bool] = {}
+        self.parents: dict[int, Node] = {}
         self.children: dict[int, list[Node]] = {}
         self.roots: list[Node] = []
         for node in sorted(self.nodes, key=lambda node: str(node.path)):
-            parent = max(node.inputs, key=self.depth, default=None)
-            (self.roots if parent is None else self.children.setdefault(id(parent), [])).append(node)
+            inputs = [part for part in node.inputs if not self.stands_below(part, node)]
+            if not inputs:
+                self.roots.append(node)
+                continue
+            parent = self.parents[id(node)] = max(inputs, key=self.depth)
+            self.children.setdefault(id(parent), []).append(node)
+
+    def stands_below(self, part: Node, node: Node) -> bool:
+        """Whether `part` is `node` or below it: a model that was merged, and trained on in the place of its adapter."""
+        above: Node | None = part
+        while above is not None and above is not node:
+            above = self.parents.get(id(above))
+        return above is node
 
     def depth(self, node: Node) -> int:
         if id(node) not in self.depths:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -81,6 +82,18 @@ def test_splits_by_time_are_kept(dataset, drawn):
     (dataset / "Shop.split.json").write_text(json.dumps(splits))
     with pytest.raises(ValueError, match="lacks user 'short'"):
         table_of(index_file=theirs(dataset))
+
+
+def test_the_files_of_the_dataset_are_recorded(dataset, drawn):
+    assert table_of(index_file=theirs(dataset))["inputs"].keys() == {"index", "items", "interactions"}
+    users = json.loads((dataset / "Shop.inter.json").read_text())
+    (dataset / "Shop.inter.json").unlink()
+    (dataset / "Shop.split.json").write_text(json.dumps({user: [len(items), 0] for user, items in users.items()}))
+    rows = [(user, item) for user, items in users.items() for item in items]
+    pl.DataFrame(rows, schema=["user", "item"], orient="row").write_parquet(dataset / "Shop.inter.parquet")
+    inputs = table_of(index_file=theirs(dataset))["inputs"]
+    assert inputs.keys() == {"index", "items", "split", "interactions"}
+    assert inputs["interactions"]["path"].endswith("Shop.inter.parquet")
 
 
 def test_rows_follow_the_items(dataset, drawn, tmp_path):
