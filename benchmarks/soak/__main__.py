@@ -199,7 +199,22 @@ def run(kills: int, seed: int, stages: Sequence[Stage], folder: Path, warm: bool
             print("\n  ".join([table_lines(outcomes)[-1], *outcome.faults]), flush=True)
             if outcome.failed:
                 break
+    outcomes.append(verified(folder / "killed"))
     return outcomes
+
+
+def verified(folder: Path) -> Outcome:
+    """Whether every record that is left after the kills tells of what is there (src/verify.py)."""
+    from src.lineage.artefacts import find_artefacts
+    from src.lineage.links import Graph, Hasher
+
+    began = time.monotonic()
+    graph = Graph(*find_artefacts([folder]), Hasher())
+    found = sorted(graph.nodes.values(), key=lambda node: str(node.path))
+    faults = [f"{node.path}: {fault.reason}" for node in found for fault in node.faults]
+    faults += [f"{node.path}: {'; '.join(node.notes)}" for node in found if node.status == "unknown"]
+    return Outcome("the whole chain", [], faults, sum(node.artefact is not None for node in found), 0, 0,
+                   time.monotonic() - began)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

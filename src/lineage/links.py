@@ -176,9 +176,6 @@ class Graph:
             return self.owner(place) if place else None
         if place and self.hash(place) == wanted:
             return self.owner(place)
-        if place and place.resolve() in artefact.places():
-            node.notes.append(f"{name} {entry['path']} was replaced by what was made from it")
-            return None
         made = [pair for pair in self.made.get(wanted, ()) if pair[0] is not node]
         if made:  # perhaps it has changed since, which is a fault of its own
             owner, output = next((pair for pair in made if place and pair[1] == place.resolve()), made[0])
@@ -190,6 +187,9 @@ class Graph:
             if self.hash(other) == wanted:
                 node.notes.append(f"{name} {entry['path']} was found by its hash: {shown(other)}")
                 return self.owner(other)
+        if place and place.resolve() in artefact.places():
+            node.notes.append(f"{name} {entry['path']} was replaced by what was made from it")
+            return None
         place = place or next((other for other in alike if other.name == Path(entry["path"]).name), None)
         if place:
             which = f"{short(wanted)} then, {short(self.hash(place))} now{self.difference(place, entry)}"

@@ -19,6 +19,7 @@ from benchmarks.soak.attempts import Attempt, Kill, draw_kill, processes_of
 from benchmarks.soak.child import Orders
 from benchmarks.soak.comparison import differences
 from benchmarks.soak.stages import STAGES
+from src.common.record import write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +30,7 @@ def write_work(folder: Path, stamp: str = "2026-01-01_10-00-00", seconds: float 
     run.mkdir(parents=True)
     torch.save({"state_dict": {"w": torch.arange(4.0)}, "epoch": 3}, run / f"{stamp[-2:]}.pth")
     (run / f"{stamp[-2:]}.pth").rename(run / "last.pth")  # torch writes the file's name into the file
-    (folder / "meta.json").write_text(json.dumps({"seconds": seconds, "checkpoint": str(run.name), "loss": 0.5}))
+    write_record(folder / "meta.json", {"seconds": seconds, "checkpoint": str(run.name), "loss": 0.5})
     pl.DataFrame({"user": ["a", "b"], "target": [1, 2]}).write_parquet(folder / "x.predictions.parquet")
     np.save(folder / "e.npy", np.ones((2, 3), np.float32))
     (folder / "S.images.jsonl").write_text('{"item": "0", "status": "ok", "bytes": 7, "url": "u", "attempts": 1}\n')

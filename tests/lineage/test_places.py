@@ -47,6 +47,18 @@ def test_models_that_were_made_from_each_other_are_all_shown(capsys):
     assert any("merged: OTHER VERSION - made from another version of adapter adapter" in line for line in printed)
 
 
+def test_models_that_have_changed_places(capsys):
+    model("first", "1")
+    model("second", "2", base="first")
+    for old, new in (("first", "third"), ("second", "first"), ("third", "second")):
+        os.rename(old, new)
+    whole, printed = seen(capsys)
+    assert whole
+    assert printed[:2] == [
+        "fine-tuned model second: ok", "└─ fine-tuned model first: ok - base first was found by its hash: second"
+    ]  # fmt: skip
+
+
 def test_a_result_in_the_folder_of_its_model(capsys):
     model("mine", "1")
     write("mine/test.predictions.parquet", "x")
