@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_refused(row, change, message):
 
 
 def test_what_a_row_leaves_to_the_run_is_no_difference():
-    """LC-Rec takes the tasks that the dataset has files for, and its results tell which; such a row was never recorded."""
+    """LC-Rec takes the tasks that a dataset has files for, and tells which; such a row could never be recorded."""
     row = ROWS["Scientific/lcrec-small-masked"]
     results = results_of(row)
     results["config"] |= {"tasks": ["seqrec", "item2index"]}
