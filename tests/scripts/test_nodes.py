@@ -117,7 +117,8 @@ def slurm(tmp_path):
     def run(*words: str, **settings: str) -> subprocess.CompletedProcess:
         values = {
             "SLURM_JOB_ID": "4321", "SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4",
-            "SLURM_CPUS_PER_TASK": "16", "SLURM_SUBMIT_DIR": str(ROOT), "DATASET": "Toy", "DATA_PATH": str(tmp_path / "data"),
+            "SLURM_CPUS_PER_TASK": "16", "SLURM_SUBMIT_DIR": str(ROOT),
+            "DATASET": "Toy", "DATA_PATH": str(tmp_path / "data"),
             "SAID": str(tmp_path / "said"), "LOG_FILE": str(tmp_path / "logs" / "x.log"),
             "CKPT_MODEL": str(tmp_path / "ckpt"),
             "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
