@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.common.artifacts import write_json
+from src.reporting.several import SeveralConfig, write_comparison
 from src.seqrec.results import Predictions, summarize, write_results
 from src.tasks.catalogue import load_catalogue
 from tests.toy import INDEX_FILE, NAME, toy_copy
@@ -131,6 +132,14 @@ class Runs:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_json(folder / "config.json", {"config": {"data_path": [f"{NAME}.emb-{name}.npy"]}, "commit": name})
         return folder
+
+
+def page_of(made: Runs, *words, **settings) -> str:
+    """The checked page of what the words name."""
+    output = made.folder / "page.html"
+    config = SeveralConfig(tuple(map(str, words)), data_path=made.data, output=output, **settings)
+    assert write_comparison(config) == output
+    return checked(output)
 
 
 # ---- a browser -------------------------------------------------------------------------------------------------------
