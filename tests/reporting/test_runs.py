@@ -111,6 +111,9 @@ BROKEN = {
     "words for numbers": ('{"mean_results": {"hit@10": "high"}}', "has hit@10 'high', which is no number"),
     "one end": ('{"mean_results": {"a": 1}, "confidence_intervals": {"a": [0]}}', "no two numbers"),
     "samples": ('{"mean_results": {"a": 1}, "num_samples": "many"}', "num_samples is 'many'"),
+    "slices of one number": ('{"mean_results": {"a": 1}, "slices": {"x": 1}}', "slices must be a table"),
+    "a slice of words": ('{"mean_results": {"a": 1}, "slices": {"x": {"y": {"num_samples": "n"}}}}', "slices must be"),
+    "a task of two": ('{"mean_results": {"a": 1}, "model_name": "m", "test_task": ["x"]}', "must be words"),
     "newer": ('{"mean_results": {"a": 1}, "protocol": {"name": "x", "tempo": 3}}', "another version of GRec wrote it"),
 }
 
@@ -122,6 +125,21 @@ def test_broken_files_are_errors(tmp_path, kind):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         find_runs([str(tmp_path / "x.json")])
     assert "x.json" in str(error.value)
+
+
+def test_a_broken_log_is_an_error_and_one_that_belongs_is_noted(made):
+    """Rows after a broken one were left out without a word."""
+    folder = made.finetuning("a", 4.0)
+    log = folder / "trainer_log.jsonl"
+    log.write_text("\n" + log.read_text() + '\n{"step": 5, "loss": 1}\n')
+    with pytest.raises(
+        ValueError, match=r"trainer_log\.jsonl: row 5 of 6 is no JSON object: \{\"step\": 4, \"lo\. Delete"
+    ):
+        find_runs([str(folder)])
+    assert any("row 5 of 6" in note for note in find_runs([str(made.ranked("one", 0.5, checkpoint=str(folder)))]).notes)
+    log.write_text("[1]\n")
+    with pytest.raises(ValueError, match="row 1 of 1 is no JSON object"):
+        find_runs([str(folder)])
 
 
 def test_no_run_is_an_error(tmp_path, monkeypatch):
