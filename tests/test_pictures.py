@@ -1,6 +1,7 @@
 """Figures show the numbers they were given, in words that name them, and in colours of one palette."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_reliability_shows_bins_in_which_nothing_came_true_and_labels_stand_apar
     labels = [label for label in panel.xaxis.get_ticklabels(which="both") if label.get_text()]
     boxes = sorted((box.x0, box.x1) for box in (label.get_window_extent() for label in labels))
     assert len(boxes) >= 4, shown
-    assert all(left[1] < right[0] for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in pairwise(boxes))
 
 
 def test_items_as_pictures():
