@@ -1,3 +1,5 @@
+"""Runs to compare."""
+
 import pytest
 
 from tests.reporting.pages import Runs

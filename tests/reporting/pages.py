@@ -134,14 +134,6 @@ class Runs:
         return folder
 
 
-def page_of(made: Runs, *words, **settings) -> str:
-    """The checked page of what the words name."""
-    output = made.folder / "page.html"
-    config = SeveralConfig(tuple(map(str, words)), data_path=made.data, output=output, **settings)
-    assert write_comparison(config) == output
-    return checked(output)
-
-
 # ---- a browser -------------------------------------------------------------------------------------------------------
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -153,3 +145,11 @@ def dump_dom(page: str, folder: Path) -> str:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
     flags += ["--window-size=1600,1000", "--virtual-time-budget=20000", f"file://{file}"]
     return subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=240, check=True).stdout
+
+
+def page_of(made: Runs, *words, **settings) -> str:
+    """The checked page that compares `words`."""
+    output = made.folder / "page.html"
+    config = SeveralConfig(tuple(map(str, words)), data_path=made.data, output=output, **settings)
+    assert write_comparison(config) == output
+    return checked(output)

@@ -1,4 +1,4 @@
-"""How pages look: colours, contrast, widths, and the script that sorts tables."""
+"""The look of a page: colours that everybody can tell apart, widths, and heads that sort."""
 
 import html
 import re
