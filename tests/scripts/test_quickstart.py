@@ -99,7 +99,7 @@ def test_the_end_says_how_to_ask_for_ones_own_user(shop):
     assert qs.asking(catalogue, Path("output/Toy/quickstart")) == f"""{start}'Mary O'"'"'Neil'{end}"""
 
 
-def test_half_a_run_does_not_stay(shop, monkeypatch):
+def test_half_a_run_does_not_stay(shop, monkeypatch, capsys):
     """Every failed start of the RQ-VAE used to leave one more folder."""
     runs = qs.DATA / "Toy" / "index" / qs.EMBEDDING
 
@@ -115,6 +115,8 @@ def test_half_a_run_does_not_stay(shop, monkeypatch):
     with pytest.raises(ValueError, match="no memory left"):
         qs.main(["--data", str(source)])
     assert [path.name for path in runs.iterdir()] == ["old"]
+    said = capsys.readouterr().out  # without pictures a stage less, from the start: [1/9] used to come before [2/8]
+    assert re.findall(r"^\[(\d/\d)\] .+ \.\.\.$", said, re.MULTILINE) == ["1/8", "2/8", "3/8"]
 
 
 @pytest.mark.parametrize(
