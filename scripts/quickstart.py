@@ -80,8 +80,13 @@ def find_dataset(folder: Path) -> Path:
     """The folder itself, once it looks like that of a dataset.
 
     Raises:
-        FileNotFoundError: it lacks its interactions or items.
+        FileNotFoundError: it is no folder, or lacks its interactions or items.
     """
+    if not folder.is_dir():
+        fault = (
+            "is a file: --data is a folder. Tables become one by" if folder.exists() else "does not exist. Make it by"
+        )
+        raise FileNotFoundError(f"{folder} {fault} bash scripts/data/csv.sh, see README.md")
     paths = DatasetPaths(folder.parent, folder.name)
     for path in (interactions_path(paths), paths.file("item.json")):
         if not path.exists():

@@ -55,6 +55,11 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
     (tmp_path / "Toy").mkdir()
     with pytest.raises(FileNotFoundError, match=r"Toy\.inter\.json"):
         qs.find_dataset(tmp_path / "Toy")
+    with pytest.raises(FileNotFoundError, match=r"gone does not exist. Make it by bash scripts/data/csv\.sh"):
+        qs.find_dataset(tmp_path / "gone")
+    (tmp_path / "orders.csv").touch()  # it used to be said that orders.csv has no orders.csv.inter.json
+    with pytest.raises(FileNotFoundError, match=r"orders\.csv is a file: .* by bash scripts/data/csv\.sh"):
+        qs.find_dataset(tmp_path / "orders.csv")
 
 
 @pytest.mark.parametrize(
