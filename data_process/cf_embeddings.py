@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src.common.artifacts import check_writable, dataset_paths, read_json, save_embeddings
+from data_process.embedding_files import write_embeddings
+from src.common.artifacts import check_writable, dataset_paths, read_json
 from src.common.cli import add_dataset_flags, check_at_least, new_parser, user_errors
+from src.common.record import run_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +68,10 @@ def extract(config: CollaborativeConfig) -> Path:
         vectors, known = co_transition_vectors(catalogue, config.dim or DEFAULT_DIM, config.seed)
     else:
         vectors, known = sasrec_vectors(catalogue, config.sasrec_path)
-    save_embeddings(path, vectors, catalogue.item_ids[known].tolist())
+    inputs = catalogue.input_files()
+    if config.sasrec_path is not None:
+        inputs["SASRec"] = config.sasrec_path
+    write_embeddings(path, vectors, catalogue.item_ids[known].tolist(), run_record(config, inputs))
     logger.info(f"{path}: {len(known)} of {len(catalogue.item_ids)} items, {vectors.shape[1]} dimensions")
     return path
 

@@ -30,6 +30,7 @@ def enrich(config: ModelConfig) -> int:
     from data_process.llm_jobs import ask_all
     from data_process.llm_questions import Enriched, item_text, load_prompts
     from src.common.log import logger
+    from src.common.record import run_record, write_record
 
     paths = dataset_paths(config.data_path, config.dataset)
     items = load_items(paths)
@@ -59,6 +60,8 @@ def enrich(config: ModelConfig) -> int:
             if row
         }
         write_json(output, table)
+        record = run_record(config, {"items": paths.file("item.json")})
+        write_record(output.with_suffix(".run.json"), {"artefact": "enriched items", **record}, {"table": output})
         logger.info(f"{output}: {len(outcome.answers):,} of {len(items):,} items")
     return outcome.num_missing
 

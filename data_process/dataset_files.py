@@ -6,8 +6,9 @@ The interactions are written last: where they are, everything else is.
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,10 +18,12 @@ from src.common.artifacts import DatasetPaths, atomic_path, check_writable
 from src.common.dataset_readers import ITEM_FIELDS
 from src.common.interactions import interactions_path
 from src.common.log import logger
+from src.common.record import run_record, write_record
 
 OWN_FILES = (
     "inter.json", "inter.parquet", "times.json", "split.json", "item.json", "item2id", "user2id", "image_urls.json",
 )  # fmt: skip
+RECORD = "run.json"  # what they were made from
 MADE_FROM_THEM = ("*.emb-*.npy", "*.item_enriched_v2.json", "*.user.json", "index/*/*.index_*")
 PARTS = ("train", "valid", "test")
 SLICE = 1 << 20  # interactions whose text is made at once
@@ -42,7 +45,7 @@ def check_target(paths: DatasetPaths, overwrite: bool) -> None:
 
 def remove_former(paths: DatasetPaths) -> None:
     """Removes what an earlier run wrote, so that no file of other ids stays beside the new ones."""
-    for suffix in OWN_FILES:
+    for suffix in (*OWN_FILES, RECORD):
         paths.file(suffix).unlink(missing_ok=True)
     shutil.rmtree(paths.file("inter.mapped"), ignore_errors=True)
     left = [file for pattern in MADE_FROM_THEM for file in sorted(paths.folder.glob(pattern))]
@@ -62,6 +65,17 @@ def check_names(names: pl.Series, what: str) -> None:
             f"{len(odd):,} {what} ids hold a tab, a line break or blanks at an end, the first being {odd[0]!r}:"
             f" clean that column of the input"
         )
+
+
+def write_dataset_record(paths: DatasetPaths, config: Any, inputs: Mapping[str, Any], more: Sequence[str] = ()) -> None:
+    """`<DS>.run.json`: what the tables of a dataset were made from.
+
+    Args:
+        inputs: raw files, as `run_record` takes them.
+        more: endings of further tables that the run has made.
+    """
+    made = {suffix: paths.file(suffix) for suffix in (*OWN_FILES, *more) if paths.file(suffix).is_file()}
+    write_record(paths.file(RECORD), {"artefact": "dataset", **run_record(config, inputs)}, made)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -23,10 +23,10 @@ if (
 import numpy as np
 
 from data_process.demo_process import NUM_TASTES, Process, load_process
-from src.common.artifacts import dataset_paths, write_json
+from src.common.artifacts import dataset_paths
 from src.common.cli import new_parser, user_errors
 from src.common.interactions import interaction_inputs, load_interactions
-from src.common.record import run_record
+from src.common.record import run_record, write_record
 
 USERS_AT_ONCE = 500  # bounds the memory of (users, tastes, items) arrays
 
@@ -172,7 +172,7 @@ def oracle(config: OracleConfig) -> dict[str, dict[str, float]]:
         print(f"{name:<12}{metrics['hit@10']:>10.4f}{metrics['ndcg@10']:>10.4f}")
     record = run_record(config, {"truth": truth, **interaction_inputs(paths)})
     results_file = config.results_file or Path("results") / config.dataset / "oracle.json"
-    write_json(results_file, {**rows, "num_samples": len(targets), **record}, indent=2)
+    write_record(results_file, {"artefact": "oracle", **rows, "num_samples": len(targets), **record})
     return rows
 
 

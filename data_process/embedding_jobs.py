@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,13 +10,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from data_process.cluster import add_engine_flags, check_engine
+from data_process.embedding_files import item_files, record_path, write_embeddings
 from data_process.embedding_inputs import EmbeddingInputs, InputConfig
 from data_process.embedding_parts import Parts
 from src.common import distributed
-from src.common.artifacts import check_writable, dataset_paths, read_json, save_embeddings, write_json
+from src.common.artifacts import check_writable, dataset_paths, read_json
 from src.common.cli import add_device_flag, check_at_least
 from src.common.machines import check_shared
-from src.families import find_config
+from src.common.record import write_record
+from src.families import find_config, model_input
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 BATCHES_PER_PART = 32  # after which what is done is saved: at most so much is lost
@@ -96,7 +98,7 @@ def run_job(config: JobConfig, inputs: EmbeddingInputs, build: Callable[..., Enc
             are kept for the next run.
     """
     from src.common.log import logger
-    from src.common.record import plain
+    from src.common.record import plain, run_record
 
     if config.engine == "local":
         distributed.init_process_group(distributed.resolve_device(config.device))
@@ -114,6 +116,8 @@ def run_job(config: JobConfig, inputs: EmbeddingInputs, build: Callable[..., Enc
         return path
     if distributed.is_main():
         parts.claim(settings)
+        # Now, since what is read may change while it runs.
+        record = run_record(config, item_files(config) | {"model": model_input(config.model)})
     distributed.barrier()
     done = parts.done()
     distributed.barrier()  # no rank writes before every rank has read
@@ -128,7 +132,7 @@ def run_job(config: JobConfig, inputs: EmbeddingInputs, build: Callable[..., Enc
             f"{listed}\nMend them and run the same command again; pictures that do not decode: --skip_bad_images"
         )
     if distributed.is_main():
-        join(parts, inputs.item_ids, path, settings)
+        join(parts, inputs.item_ids, path, settings, record)
     distributed.barrier()
     return path
 
@@ -257,23 +261,20 @@ def _open(batch: Batch, skip_bad_images: bool) -> tuple[list, dict[int, str]]:
     return pictures, failures
 
 
-def record_path(path: Path) -> Path:
-    """`X.emb-NAME.npy` -> `X.emb-NAME.run.json`: what the embeddings were made from."""
-    return path.with_suffix(".run.json")
-
-
 def is_current(path: Path, settings: dict[str, Any], parts: Parts) -> bool:
     """Whether the embeddings are whole, of these settings and inputs, and no other program has written them since."""
     record = record_path(path)
-    return path.is_file() and record.is_file() and read_json(record) == _record(path, settings, parts)
+    if not path.is_file() or not record.is_file():
+        return False
+    found, stat = read_json(record), path.stat()
+    same_file = found.get("file") == [stat.st_size, stat.st_mtime_ns]
+    items = found.get("items_sha256", found.get("inputs"))  # as it was called before
+    return same_file and found.get("settings") == settings and items == parts.digest()
 
 
-def _record(path: Path, settings: dict[str, Any], parts: Parts) -> dict[str, Any]:
-    stat = path.stat()
-    return {"settings": settings, "inputs": parts.digest(), "file": [stat.st_size, stat.st_mtime_ns]}
-
-
-def join(parts: Parts, item_ids: Sequence[int], path: Path, settings: dict[str, Any]) -> None:
+def join(
+    parts: Parts, item_ids: Sequence[int], path: Path, settings: dict[str, Any], record: Mapping[str, Any]
+) -> None:
     """Writes the embeddings and their ids from all parts, and removes the parts. Memory does not grow with the items.
 
     Items with nothing to embed get the mean of the others.
@@ -284,8 +285,10 @@ def join(parts: Parts, item_ids: Sequence[int], path: Path, settings: dict[str, 
     if not known.all():
         missing = [item_ids[row] for row in np.flatnonzero(~known).tolist()]
         logger.warning(f"{len(missing)} items have nothing to embed and get the mean of the others: {missing[:5]}")
-    save_embeddings(path, table, item_ids)
-    write_json(record_path(path), _record(path, settings, parts), indent=2)
+    write_embeddings(path, table, item_ids, record)
+    stat = path.stat()
+    own = {"settings": settings, "items_sha256": parts.digest(), "file": [stat.st_size, stat.st_mtime_ns]}
+    write_record(record_path(path), read_json(record_path(path)) | own)
     logger.info(f"{path}: {len(item_ids)} items, {table.shape[1]} dimensions")
     del table
     parts.remove(settings)

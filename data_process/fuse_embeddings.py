@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src.common.artifacts import check_writable, load_embeddings, save_embeddings
+from data_process.embedding_files import write_embeddings
+from src.common.artifacts import check_writable, load_embeddings
 from src.common.cli import check_at_least, new_parser, number_list, user_errors
+from src.common.record import run_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +83,8 @@ def fuse(config: FuseConfig) -> Path:
     if config.dim is not None:
         joined, share = principal_components(joined, config.dim, config.seed)
         logger.info(f"{config.dim} principal components keep {share:.1%} of the variance")
-    save_embeddings(config.out, joined, item_ids)
+    inputs = {f"embeddings_{number}": path for number, path in enumerate(config.inputs)}
+    write_embeddings(config.out, joined, item_ids, run_record(config, inputs))
     logger.info(f"{config.out}: {len(item_ids)} items, {joined.shape[1]} dimensions")
     return config.out
 

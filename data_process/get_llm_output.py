@@ -106,6 +106,7 @@ def make_user_texts(config: UserTextConfig) -> int:
     from data_process.llm_jobs import ask_all
     from data_process.llm_questions import load_prompts
     from src.common.log import logger
+    from src.common.record import run_record, write_record
     from src.tasks.catalogue import load_catalogue
 
     catalogue = load_catalogue(config.data_path, config.dataset, image_path="images" if config.image else None)
@@ -126,6 +127,8 @@ def make_user_texts(config: UserTextConfig) -> int:
                 search = {"item": case.target, "inters": case.history, "querys": row["answer"]["querys"]}
                 searches[case.part][case.user] = search
         write_json(output, {"user_explicit_preference": likes, "user_vague_intention": searches})
+        record = run_record(config, catalogue.input_files())
+        write_record(output.with_suffix(".run.json"), {"artefact": "texts about users", **record}, {"table": output})
         logger.info(f"{output}: {len(outcome.answers):,} of {len(known):,} texts")
     return outcome.num_missing
 

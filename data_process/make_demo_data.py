@@ -22,6 +22,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 
 import numpy as np
 
+from data_process.dataset_files import write_dataset_record
 from data_process.demo_process import (
     COLOURS,
     FAMILIES,
@@ -121,6 +122,7 @@ def make_demo_data(config: DemoConfig) -> Path:
     _write_lines(paths.file("item2id"), (f"{name}\t{item}" for item, name in enumerate(item_names)))
     _write_lines(paths.file("user2id"), (f"U{user:07d}\t{user}" for user in range(config.users)))
     save_process(paths, process, tastes)
+    write_dataset_record(paths, config, {}, more=("item_enriched_v2.json", "truth.npz"))
     return paths.folder
 
 

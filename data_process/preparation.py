@@ -140,7 +140,7 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
         FileExistsError: there is a dataset of that name, and it may not be overwritten.
         ValueError: the input is broken, or nothing is left of it.
     """
-    from data_process.dataset_files import check_target, write_dataset
+    from data_process.dataset_files import check_target, write_dataset, write_dataset_record
     from data_process.dataset_statistics import write_statistics
     from data_process.interactions import renumbered, temporal_ends
 
@@ -164,6 +164,8 @@ def prepare(config: PreparationConfig, source: Source) -> Prepared:
         assert ids.times is not None  # a source without times has been refused
         ends = temporal_ends(ids.users, ids.times, config.valid_share, config.test_share)
     write_dataset(config.paths, ids, source.ticks, ends, items, config.inter_format)
+    raw = {f"raw {number}": tally.path for number, tally in enumerate(source.tallies, 1)}
+    write_dataset_record(config.paths, config, raw)
     write_statistics(config.paths, ids, items, source.ticks, funnel, ends, config.plots)
     return Prepared(ids, items, ends)
 

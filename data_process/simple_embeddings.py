@@ -14,9 +14,10 @@ from pathlib import Path
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data_process.embedding_files import item_files, write_embeddings
 from data_process.embedding_inputs import InputConfig, add_input_flags, load_inputs
-from src.common.artifacts import save_embeddings
 from src.common.cli import new_parser, user_errors
+from src.common.record import run_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def extract(config: SimpleConfig) -> Path:
     vectors = principal_components(joined, config.dim, config.seed, config.whitening)
     vectors *= np.sqrt(vectors.shape[1])  # a standard deviation of about 1 per column, which RQ-VAEs start well from
     path = config.output_path("simple")
-    save_embeddings(path, vectors, inputs.item_ids)
+    write_embeddings(path, vectors, inputs.item_ids, run_record(config, item_files(config)))
     logger.info(f"{path}: {vectors.shape[0]} items, {vectors.shape[1]} dimensions")
     return path
 

@@ -15,7 +15,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from index.config import EvaluateConfig
-from src.common.artifacts import check_writable, write_json
+from src.common.artifacts import check_writable
 from src.common.cli import add_device_flag, new_parser, user_errors
 
 
@@ -62,6 +62,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     from index.semantics import format_semantics, measure_all
     from index.subject import find_dataset, read_categories, read_sequences, read_subject
     from src.common.log import logger
+    from src.common.record import commit, input_entries, write_record
 
     source = config.index_file
     if source is None:
@@ -89,7 +90,12 @@ def evaluate(config: EvaluateConfig) -> Path:
         "data_path": [str(path) for path in subject.data_path],
         "codebook_sizes": list(subject.codebook_sizes),
     }
-    write_json(output, {**origin, **measures, **subject.losses}, indent=2)
+    inputs = {"index" if config.index_file else "checkpoint": source}
+    inputs |= {f"embeddings_{number}": path for number, path in enumerate(subject.data_path)}
+    if dataset:
+        inputs |= {"items": dataset.file("item.json"), "interactions": dataset.file("inter.json")}
+    record = {"artefact": "evaluation of an index", "commit": commit(), "inputs": input_entries(inputs)}
+    write_record(output, {**origin, **measures, **subject.losses, **record})
     plot_evaluation(subject.codes, subject.codebook_sizes, measures, str(source), picture)
     tables = [format_table(measure(subject.codes, subject.codebook_sizes), subject.codebook_sizes)]
     tables += [format_semantics(measures), *(f"{name} {value:.5g}" for name, value in subject.losses.items())]

@@ -14,9 +14,9 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 import numpy as np
 
 from index.config import DEDUP_METHODS, GenerateConfig
-from src.common.artifacts import file_hash
+from src.common.artifacts import embedding_ids_path, file_hash
 from src.common.cli import add_device_flag, new_parser, user_errors
-from src.common.index_files import load_sid_index, save_sid_index
+from src.common.index_files import index_meta_path, load_sid_index, save_sid_index
 from src.common.sid import SidIndex, level_letters
 
 
@@ -64,7 +64,7 @@ def generate(config: GenerateConfig) -> Path:
     from src.common.codebooks import codebooks_path, save_codebooks
     from src.common.distributed import resolve_device
     from src.common.log import logger
-    from src.common.record import run_record
+    from src.common.record import add_outputs, file_entry, run_record
 
     device = resolve_device(config.device)
     checkpoint = load_checkpoint(config.ckpt_path, device)
@@ -128,12 +128,19 @@ def generate(config: GenerateConfig) -> Path:
         "levels_with_codebook": num_levels,
         "items_kept": 0 if old is None else len(old.item_ids),
         "items_kept_without_embedding": 0 if old is None else int((~np.isin(old.item_ids, all_ids)).sum()),
-        "embeddings": [{"path": str(path), "sha256": file_hash(path)} for path in data_path],
+        "embeddings": [file_entry(path) for path in data_path],
         "checkpoint": {"path": str(checkpoint.path), "sha256": ckpt_hash, "epoch": checkpoint.epoch},
-        **{name: value for name, value in run_record(config, {}).items() if name != "inputs"},
     }
+    inputs: dict[str, Any] = {"checkpoint": checkpoint.path}
+    for number, (path, entry) in enumerate(zip(data_path, meta["embeddings"], strict=True)):
+        which = f"_{number}" if len(data_path) > 1 else ""
+        inputs |= {f"embeddings{which}": entry, f"ids{which}": embedding_ids_path(path)}
+    if config.extend:
+        inputs["extended index"] = config.extend
+    meta |= {"artefact": "SID index", **run_record(config, inputs)}
     save_codebooks(codebooks_path(output), codebooks)
     save_sid_index(output, index, meta)
+    add_outputs(index_meta_path(output), {"index": output, "codebooks": codebooks_path(output)})
 
     if before:
         logger.info(f"before: collision rate {before.collision_rate:.4%}, {before.colliding_items} items share a SID")

@@ -19,10 +19,10 @@ from index.metrics import measure
 from index.rows import Evaluation, evaluation_row, flat
 from index.rqvae import LOSS_NAMES, RQVAE
 from index.run_folder import RunFolder, new_run_folder
-from src.common.artifacts import file_hash, write_json
+from src.common.artifacts import file_hash
 from src.common.distributed import gather, init_process_group, is_main, rank, resolve_device, world_size
 from src.common.log import logger, progress
-from src.common.record import plain, run_record
+from src.common.record import add_outputs, plain, run_record, write_record
 from src.common.seed import seed_everything
 
 __all__ = ["TrainConfig", "train"]
@@ -115,7 +115,8 @@ class Trainer:
         """Trains up to --epochs, evaluates every --eval_step epochs and at the end; gives the run folder."""
         config, started = self.config, time.monotonic()
         if is_main():
-            write_json(self.folder.path / "config.json", run_record(config, self.inputs()), indent=2)
+            record = {"artefact": "RQ-VAE run", **run_record(config, self.inputs())}
+            write_record(self.folder.path / "config.json", record)
         logger.info(f"config: {json.dumps(plain(config))}")
         if config.quantizer not in TRAINED:
             return self.fit_at_once(started)
@@ -159,6 +160,7 @@ class Trainer:
         self.folder.plot()
         if wandb_run is not None:
             wandb_run.finish()
+        self.seal()
         logger.info(self.summary(time.monotonic() - started))
         return self.folder.path
 
@@ -179,6 +181,7 @@ class Trainer:
             self.folder.log([{"epoch": 1, **evaluation_row(evaluation)}])
             self.keep(evaluation)
             self.folder.plot()
+        self.seal()
         logger.info(self.summary(time.monotonic() - started))
         return self.folder.path
 
@@ -357,6 +360,12 @@ class Trainer:
         names = ["embeddings"] if len(paths) == 1 else [f"embeddings_{number}" for number in range(len(paths))]
         collaborative = {} if self.config.cf_path is None else {"collaborative": self.config.cf_path}
         return {**dict(zip(names, paths, strict=True)), **collaborative}
+
+    def seal(self) -> None:
+        """Adds the hashes of the best checkpoints to config.json; the others may go when their time is over."""
+        if is_main():
+            folder = self.folder.path
+            add_outputs(folder / "config.json", {path.name: path for path in folder.glob("best_*.pth")})
 
     def summary(self, seconds: float) -> str:
         best = self.folder.best

@@ -29,6 +29,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 from src.common.artifacts import DatasetPaths, file_hash, read_json, write_json
 from src.common.cli import add_switch, new_parser, user_errors
 from src.common.interactions import interaction_files, interactions_path
+from src.common.record import commit, input_entries, write_record
 from src.common.stages import Stages, hold_lock, run_here, run_process
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def link_dataset(source: Path) -> str:
     target = DATA / source.name
     if target.resolve() == source:
         return source.name
-    made = ("inter.mapped", f"emb-{EMBEDDING}.npy", f"emb-{EMBEDDING}.ids.json")
+    made = ("inter.mapped", *(f"emb-{EMBEDDING}.{end}" for end in ("npy", "ids.json", "run.json")))
     made_here = ("index", *(f"{source.name}.{suffix}" for suffix in made))
     paths = [path for path in source.iterdir() if path.name not in made_here]
     for path in paths:
@@ -310,11 +311,11 @@ def quickstart(args: argparse.Namespace) -> Path:
         "evaluation", list(map(str, test)), lambda: [model_results], lambda: run_ranks("src.seqrec.metric_ddp", *test)
     )
 
-    verified = results / "verify.json"
+    pictures_file = results / "pictures.json"
     if pictured:
         flags = ["--dataset", name, "--index_file", index_file, "--ckpt_model", output, "--test_batch_size", 64]
         flags += ["--second_image_path", "images_second"] if (folder / "images_second").is_dir() else []
-        stage("pictures", "src.verify", [*flags, "--results_file", verified, *skip], [verified])
+        stage("pictures", "src.verify_pictures", [*flags, "--results_file", pictures_file, *skip], [pictures_file])
 
     files = {module: results / f"{module}.json" for module in BASELINES}
 
@@ -334,13 +335,18 @@ def quickstart(args: argparse.Namespace) -> Path:
             {"model": title, "hit@10": found[key]["hit@10"], "ndcg@10": found[key]["ndcg@10"], "ci": {}}
             for key, title in (("text only", "Best predictor from texts"), ("best", "Best possible predictor"))
         ]
-    pictures = read_json(verified) if pictured else None
+    pictures = read_json(pictures_file) if pictured else None
     summary = {"dataset": name, "seconds": stages.seconds, "rows": rows, "pictures": pictures}
-    write_json(results / "summary.json", summary, indent=2)
+    sources = {path.stem: path for path in (model_results, *files.values())}
+    sources |= {"pictures": pictures_file} if pictured else {}
+    sources |= {"oracle": results / "oracle.json"} if demo else {}
+    record = {"artefact": "summary", "commit": commit(), "inputs": input_entries(sources)}
+    write_record(results / "summary.json", {**summary, **record})
     run_here(
         "src.report", "--dataset", name, "--index_file", index_file, "--rqvae_dir", run_dir, "--sft_dir", output,
         "--predictions", model_results.with_suffix(".predictions.parquet"),
     )  # fmt: skip
+    run_here("src.verify", results / "summary.json")
     print_table(summary)
     report = results / "report.html"
     print(f"\nresults: {results}/summary.json   report: {report}   in {time.time() - started:.0f} s")

@@ -62,7 +62,7 @@ class NotebookConfig:
 def run_notebooks(config: NotebookConfig) -> list[str]:
     """Runs one after the other; gives what went wrong, a message for each that failed."""
     import nbformat
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     folder = config.out_dir or Path("results", config.dataset, "notebooks")
     for name in config.notebooks:
@@ -76,6 +76,9 @@ def run_notebooks(config: NotebookConfig) -> list[str]:
             outcome = "done"
         except CellExecutionError as error:
             outcome = f"{error.ename}: {error.evalue}"
+            failed.append(f"{name}: {outcome}")
+        except CellTimeoutError:
+            outcome = f"a cell took longer than --timeout {config.timeout} seconds"
             failed.append(f"{name}: {outcome}")
         with atomic_path(folder / f"{name}.ipynb") as temporary:  # a failed one too: the cell shows its traceback
             nbformat.write(notebook, temporary)

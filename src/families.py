@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.common.artifacts import TOKEN_META, file_hash, load_token_meta, read_json
+from src.common.record import Entry, model_entry
 from src.common.sid import SidIndex
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/name
@@ -135,6 +136,19 @@ def find_config(model: str | Path) -> Path | None:
     if not config.is_file():
         raise FileNotFoundError(f"there is no model at {model}: it has no config.json. Give a folder with weights")
     return config
+
+
+def model_input(model: str | Path) -> Entry:
+    """A model as an input of a run (src/common/record.py); without a hash where this machine has none of its files."""
+    if Path(model).is_dir():
+        return model_entry(model)
+    try:
+        config = find_config(model)
+    except FileNotFoundError:  # what loads it will say so
+        config = None
+    if config is None or not any((*config.parent.glob("*.safetensors"), *config.parent.glob("*.bin"))):
+        return {"path": str(model), "sha256": None}
+    return model_entry(config.parent, named=model)
 
 
 def check_base_model(model: str | Path, model_type: str | None = None) -> None:

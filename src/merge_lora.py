@@ -23,7 +23,7 @@ def merge_lora(base_model: str, ckpt_model: Path, output_dir: Path, bf16: bool =
     """
     from src.common.artifacts import check_writable
     from src.common.log import logger, setup_logging
-    from src.families import check_finetuned
+    from src.families import check_finetuned, model_input
 
     setup_logging()
     check_finetuned(ckpt_model, base_model, lora=True)
@@ -32,12 +32,14 @@ def merge_lora(base_model: str, ckpt_model: Path, output_dir: Path, bf16: bool =
     check_writable(output_dir / "config.json")
     import torch  # after the checks, so that a fault shows at once
 
-    from src.models import load_finetuned, save_plain
+    from src.models import load_finetuned, save_plain, write_merged_record
 
     loaded = load_finetuned(ckpt_model, base_model, lora=True, dtype=torch.float32)
     if bf16:
         loaded.model.to(torch.bfloat16)
+    inputs = {"adapter": ckpt_model, "base model": model_input(base_model)}
     save_plain(loaded, output_dir, ckpt_model)
+    write_merged_record(output_dir, inputs)
     logger.info("merged model in %s: evaluate it without --lora", output_dir)
     return output_dir
 

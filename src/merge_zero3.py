@@ -38,9 +38,12 @@ def merge_zero3(ckpt_model: Path, output_dir: Path) -> Path:
     check_writable(output_dir / "config.json")
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+    from src.models import write_merged_record
+
     is_adapter = (checkpoint / ADAPTER_CONFIG).is_file()
     weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), exclude_frozen_parameters=is_adapter)
     (save_adapter if is_adapter else save_model)(weights, checkpoint, output_dir)
+    write_merged_record(output_dir, {"checkpoint": checkpoint})
     logger.info("merged %s into %s: evaluate it with%s --lora", checkpoint, output_dir, "" if is_adapter else "out")
     return output_dir
 

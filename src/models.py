@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from src.common import artifacts
 from src.common.codebooks import load_codebooks
 from src.common.log import logger
+from src.common.record import run_record, write_record
 from src.common.sid import SidIndex
 from src.families import Family, check_base_model, check_finetuned, family_of_config
 from src.processors import load_processor
@@ -344,6 +345,20 @@ def save_plain(loaded: Loaded, folder: Path, ckpt_model: Path) -> None:
     loaded.model.save_pretrained(folder)
     (loaded.processor or loaded.tokenizer).save_pretrained(folder)
     save_records(folder, ckpt_model)
+
+
+def write_merged_record(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """Lets the run.json of a merged model, that of the fine-tuning run, name what was merged as its inputs.
+
+    Its settings and commit stay those of the fine-tuning, by which the model is asked.
+    """
+    path = folder / "run.json"
+    trained = artifacts.read_json(path) if path.is_file() else {}
+    trained.pop("outputs", None)
+    merging = run_record(None, inputs)
+    del merging["config"]
+    record = {"artefact": "merged model", "inputs": merging.pop("inputs"), "merged": merging}
+    write_record(path, trained | record, {"model": folder})
 
 
 def save_records(folder: Path, ckpt_model: Path) -> None:

@@ -1,123 +1,90 @@
-"""Prove that the picture reaches the model: name items from their own, from wrong and from other pictures.
+"""Walk the chain from data to results: is everything still what it was, and made from what is there now?
 
-    python -m src.verify --dataset Demo --index_file .index_simple.json --ckpt_model output/demo \\
-        --second_image_path images_second --results_file results/Demo/verify.json
+    python -m src.verify data/Games output/Games results/Games
+
+Every artefact carries the SHA-256 of what it was made from (docs/data_format.md). Each is shown below the latest of its
+inputs, with one of:
+
+    ok             it is as it was written, and its inputs were found by their hashes, wherever they lie now
+    changed        it, or its record, was edited or replaced after it was written
+    missing        a file of it is gone
+    other version  made from another version of an input than the one that is there now
+    missing input  what it was made from is nowhere
+    unreadable     its record is cut off
+    unknown        made before there were records, or elsewhere: nothing speaks against it
+    source         a file that nothing of ours has made
+
+What an artefact was made from is followed outside of the given folders, too. Exit status: 0 where no link is broken, 1
+where one is, 2 where there is nothing to verify.
 """
 
 import argparse
-from collections import Counter
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.common.cli import add_switch, new_parser, user_errors
-from src.seqrec.config import EvaluateConfig, add_model_flags, add_sample_num_flag
+from src.common.cli import new_parser, user_errors
 
-TASK = "mmitem2index"
-
-
-@dataclass(frozen=True)
-class VerifyConfig(EvaluateConfig):
-    second_image_path: str | None = None
-    skip_bad_images: bool = False
-    sample_num: int = 1000
+SHOWN_FROM = 1 << 28  # bytes to read from which on there is a progress bar
 
 
-def verify(config: VerifyConfig) -> dict[str, float | int | None]:
-    """Decodes every item (or a seeded part) from its picture, and writes what it finds to `config.results_file`.
+def verify(paths: list[Path], may_lack: list[str], json_file: Path | None = None) -> bool:
+    """Prints the tree and the summary; gives whether no link is broken.
 
-    Returns:
-        hit@1_true, hit@1_permuted: share of items named right from their own picture, and from another item's.
-        hit@1_second: from another picture of the same item, where `second_image_path` gives one; else None.
-        chance, chance_text: of naming an item blindly, and when its words but not its picture are known.
-        loss_true, loss_permuted: mean cross-entropy of the right answer.
-        loss_raised: share of items whose loss rises when the picture is swapped; .5 would mean that it does not matter.
+    Args:
+        may_lack: patterns of paths of inputs that may be gone.
+        json_file: gets the same for programs.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or there is no artefact below the paths.
     """
-    import numpy as np
-
     from src.common.artifacts import check_writable, write_json
-    from src.common.dataset_readers import find_images
-    from src.common.distributed import resolve_device
-    from src.common.images import undecodable
-    from src.common.log import logger, setup_logging
-    from src.seqrec.core import check
-    from src.tasks.task import ITEM_TEXTS
+    from src.common.log import progress
+    from src.lineage.artefacts import find_artefacts
+    from src.lineage.links import Graph, Hasher, bytes_to_read
+    from src.lineage.tree import Order, lines, summary, table
 
-    setup_logging()
-    task, prompt_ids, catalogue = check(replace(config, test_task=TASK, metrics=("hit@1",)))
-    pictures = {"true": catalogue.image_files}
-    if config.second_image_path:
-        pictures["second"] = find_images(catalogue.paths, catalogue.items, config.second_image_path)
-    usable = set(catalogue.image_files)
-    if config.skip_bad_images:
-        for files in pictures.values():
-            bad = undecodable(files.values())
-            usable -= {item for item, path in files.items() if path in bad}
-    items = np.array([item for item in catalogue.item_ids if int(item) in usable])
-    rng = np.random.default_rng(config.seed)
-    if 0 < config.sample_num < len(items):
-        items = np.sort(rng.permutation(items)[: config.sample_num])
-    if len(items) < 2:
-        raise ValueError(
-            f"{catalogue.name} has {len(items)} items with a picture: two at least are needed to swap them"
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: give folders or files of artefacts, such as results/Games")
+    if json_file:
+        check_writable(json_file)
+    artefacts, files = find_artefacts(paths)
+    if not artefacts:
+        raise FileNotFoundError(
+            f"there is no artefact below {', '.join(map(str, paths))}: give folders that runs of GRec have written to"
         )
-    shuffled = rng.permutation(items)
-    swapped = dict(zip(shuffled.tolist(), np.roll(shuffled, 1).tolist(), strict=True))  # no item keeps its picture
-
-    pictures["permuted"] = {item: catalogue.image_files[other] for item, other in swapped.items()}
-    if missing := [int(item) for item in items if int(item) not in pictures.get("second", usable)]:
-        folder = catalogue.paths.folder / (config.second_image_path or "")
-        raise ValueError(f"{folder} lacks the picture of item {missing[0]}")
-    check_writable(config.results_file)
-    from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
-
-    recommender = Recommender(config, catalogue, resolve_device(config.device))
-    template = task.item_templates[prompt_ids[0]]
-    slots = sorted(template.slots & set(ITEM_TEXTS))
-    words = {int(item): tuple(catalogue.items[int(item)][slot] for slot in slots) for item in catalogue.item_ids}
-    namesakes = Counter(words.values())
-
-    result: dict[str, float | int | None] = {
-        "items": len(items),
-        "catalogue": len(catalogue.item_ids),
-        "hit@1_second": None,
-    }
-    losses: dict[str, np.ndarray] = {}
-    for name, files in pictures.items():
-        recommender.use_pictures(files)
-        hits, found = [], []
-        for start in range(0, len(items), config.test_batch_size):
-            batch = items[start : start + config.test_batch_size]
-            ranked = recommender.rank(template, [np.empty(0, np.int64)] * len(batch), batch)
-            hits.append(ranked.items[:, 0] == batch)
-            found.append(recommender.answer_losses(template, batch))
-        losses[name] = np.concatenate(found)
-        result[f"hit@1_{name}"] = float(np.concatenate(hits).mean())
-    result["chance"] = 1 / len(catalogue.item_ids)
-    result["chance_text"] = float(np.mean([1 / namesakes[words[int(item)]] for item in items]))
-    result["loss_true"], result["loss_permuted"] = float(losses["true"].mean()), float(losses["permuted"].mean())
-    result["loss_raised"] = float((losses["permuted"] > losses["true"]).mean())
-    write_json(config.results_file, result, indent=2)
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in result.items() if isinstance(value, float))
-    logger.info("pictures and the model: %s; written to %s", shown, config.results_file)
-    return result
+    total = bytes_to_read(artefacts)
+    bar = progress(total=total, desc="reading", unit="B", unit_scale=True) if total > SHOWN_FROM else None
+    graph = Graph(artefacts, files, Hasher(bar.update if bar is not None else lambda _: None), may_lack)
+    if bar is not None:
+        bar.close()
+    order = Order(graph.nodes.values())
+    print("\n".join([*lines(order), summary(order)]))
+    found = table(graph, order)
+    if json_file:
+        write_json(json_file, found, indent=2)
+    return found["whole"]
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser = new_parser(description)
-    add_model_flags(parser)
+    parser.add_argument("paths", type=Path, nargs="+", metavar="DIR_OR_FILE", help="where artefacts are looked for")
     parser.add_argument(
-        "--second_image_path", help="folder with other pictures of the items, in the dataset's folder (default: none)"
+        "--may_lack",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="inputs that may be gone, by path as recorded, such as 'raw/*': then that breaks nothing (default: none)",
     )
-    add_switch(parser, "--skip_bad_images", help="leave out items with a picture that does not decode")
-    add_sample_num_flag(parser, VerifyConfig.sample_num)
-    parser.add_argument("--results_file", type=Path, required=True, help="JSON to write")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is found to this file (default: none)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser(__doc__).parse_args(argv)
     with user_errors():
-        verify(VerifyConfig(**vars(args)))
+        whole = verify(args.paths, args.may_lack, args.json)
+    if not whole:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from src.baselines.config import BASELINES, BaselineConfig
 from src.common.artifacts import check_writable
 from src.common.cli import check_at_least
 from src.common.log import logger
+from src.common.record import input_entries
 from src.seqrec.metrics import PADDING, list_length, parse_metrics
 from src.seqrec.results import Predictions, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
@@ -33,6 +34,7 @@ class Scorer(NamedTuple):
     score_function: ScoreFunction
     settings: dict[str, Any]
     is_dense: bool = False  # it scores all items
+    weights: Path | None = None  # the file of what it has learnt
 
 
 # ---- catalogues as matrices ------------------------------------------------------------------------------------------
@@ -214,6 +216,7 @@ def run_baseline(name: str, config: BaselineConfig) -> Path:
     names = parse_metrics(config.metrics, config.num_beams)
     catalogue = load_catalogue(config.data_path, config.dataset, needs_texts=False)
     check_writable(config.results_file)
+    inputs = input_entries(catalogue.input_files())  # now: they may change while it trains
     scorer = importlib.import_module(f"src.baselines.{name}").build_scorer(catalogue, config)
     length = list_length(config.num_beams, len(catalogue.item_ids), names)
     predictions = evaluate_ranker(
@@ -227,9 +230,10 @@ def run_baseline(name: str, config: BaselineConfig) -> Path:
         "test_task": "seqrec",
         "settings": scorer.settings,
         "config": asdict(config),
+        "inputs": inputs,
     }
     results = summarize(predictions, catalogue, names, extra)
-    path = write_results(config.results_file, predictions, results)
+    path = write_results(config.results_file, predictions, results, scorer.weights)
     shown = "  ".join(f"{metric} {value:.4f}" for metric, value in results["mean_results"].items())
     logger.info("%s on %s (%s, %d samples): %s", name, config.dataset, config.split, results["num_samples"], shown)
     logger.info("results: %s", path)

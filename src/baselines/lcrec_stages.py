@@ -22,7 +22,6 @@ from src.common.artifacts import (
     file_hash,
     load_embeddings,
     read_json,
-    write_json,
 )
 from src.common.cli import check_at_least
 from src.common.distributed import check_device_name, resolve_device, world_size
@@ -34,7 +33,7 @@ from src.families import check_base_model, model_type_of
 from src.finetune.core import check_settings, check_splits
 from src.finetune.engine import engine_of
 from src.seqrec.metrics import parse_metrics
-from src.seqrec.results import predictions_path, read_results
+from src.seqrec.results import change_results, predictions_path, read_results
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import load_task, wording_ids
 from src.tasks.texts import add_texts
@@ -258,14 +257,10 @@ def finetune(stages: Stages, output: Path, flags: list, ranks: int) -> None:
 def complete_results(config: LcrecConfig, finetuned: Path) -> None:
     """Adds what results of baselines carry to those of the evaluation."""
     results, run = read_results(config.results_file), read_json(finetuned / "run.json")
-    results |= {
-        "model": NAME,
-        "settings": {
-            "tasks": run["tasks"],
-            "base_family": results["model"],
-            "train_samples": run["train_samples"],
-            "best_eval_loss": run.get("best_eval_loss"),
-        },
-        "config": plain(config),
+    settings = {
+        "tasks": run["tasks"],
+        "base_family": results["model"],
+        "train_samples": run["train_samples"],
+        "best_eval_loss": run.get("best_eval_loss"),
     }
-    write_json(config.results_file, results, indent=2)
+    change_results(config.results_file, model=NAME, settings=settings, config=plain(config))

@@ -56,7 +56,7 @@ def build_scorer(catalogue: "Catalogue", config: SASRecConfig) -> "Scorer":
     training = SASRecTraining(catalogue, config)
     training.run()
     settings = {"best_epoch": training.best_epoch, "valid_ndcg@10": training.best}
-    return Scorer(training.score, settings, is_dense=True)
+    return Scorer(training.score, settings, is_dense=True, weights=training.checkpoint)
 
 
 def main(argv: list[str] | None = None) -> None:

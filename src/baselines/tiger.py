@@ -18,6 +18,7 @@ from src.baselines.config import TrainedConfig, build_training_parser
 from src.common.cli import user_errors
 
 TIGER_FILE = "tiger.json"  # by which the folder of a trained TIGER is known
+TIGER_RECORD = "tiger.run.json"  # a run.json would tell of prompts
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from src.baselines.tiger import TIGER_FILE, TigerConfig
+from src.baselines.tiger import TIGER_FILE, TIGER_RECORD, TigerConfig
 from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
+from src.common.record import write_record
 from src.common.sid import SidIndex
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.ranker import Ranker
@@ -78,14 +79,19 @@ class Tiger(Ranker):
         return torch.from_numpy(np.pad(sids, ((0, 0), (0, 1)), constant_values=END)).to(self.device)
 
 
-def save_tiger(folder: Path, tiger: Tiger, settings: dict[str, Any]) -> None:
-    """What `load_tiger` and `--ckpt_model` take; tiger.json comes last, so a folder that has it is whole."""
+def save_tiger(folder: Path, tiger: Tiger, settings: dict[str, Any], record: dict[str, Any]) -> None:
+    """What `load_tiger` and `--ckpt_model` take; tiger.json comes last, so a folder that has it is whole.
+
+    Args:
+        record: of the run that trained it.
+    """
     (folder / TIGER_FILE).unlink(missing_ok=True)
     tiger.model.save_pretrained(folder)
     index = tiger.catalogue.index
     meta = {"index_sha256": file_hash(index.file), "codebook_sizes": list(index.codebook_sizes)}
     write_json(folder / TOKEN_META, meta)
     write_json(folder / TIGER_FILE, {"max_his_len": tiger.max_his_len, "settings": settings})
+    write_record(folder / TIGER_RECORD, {"artefact": "TIGER", **record}, {"model": folder})
 
 
 def load_tiger(config: EvaluateConfig, catalogue: Catalogue, device: torch.device) -> Tiger:

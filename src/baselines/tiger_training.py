@@ -12,7 +12,7 @@ from src.baselines.core import last_items
 from src.baselines.tiger import TigerConfig
 from src.baselines.tiger_model import Tiger, new_model, save_tiger
 from src.baselines.training import Training
-from src.common.artifacts import check_writable, write_json
+from src.common.artifacts import check_writable
 from src.common.cli import check_at_least
 from src.common.distributed import (
     barrier,
@@ -24,12 +24,12 @@ from src.common.distributed import (
     shard,
     world_size,
 )
-from src.common.record import plain
+from src.common.record import plain, run_record
 from src.common.seed import seed_everything
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import evaluate
 from src.seqrec.metrics import parse_metrics, per_sample_metrics, ranks_of
-from src.seqrec.results import read_results
+from src.seqrec.results import change_results
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import Split
 
@@ -129,11 +129,13 @@ def run_tiger(config: TigerConfig) -> Path:
     catalogue = load_catalogue(config.data_path, config.dataset, config.index_file, needs_texts=False)
     check_writable(config.results_file)
     init_process_group(resolve_device(config.device))
+    record = run_record(config, catalogue.input_files() if is_main() else {})
     training = TigerTraining(catalogue, config)
     training.run()
     folder = training.checkpoint.parent
     if is_main():
-        save_tiger(folder, training.tiger, {"best_epoch": training.best_epoch, f"valid_{JUDGED_BY}": training.best})
+        best = {"best_epoch": training.best_epoch, f"valid_{JUDGED_BY}": training.best}
+        save_tiger(folder, training.tiger, best, record)
     barrier()
     results_file = evaluate(
         EvaluateConfig(
@@ -143,5 +145,5 @@ def run_tiger(config: TigerConfig) -> Path:
         )
     )  # fmt: skip
     if is_main():
-        write_json(results_file, {**read_results(results_file), "config": plain(config)}, indent=2)
+        change_results(results_file, config=plain(config))
     return results_file

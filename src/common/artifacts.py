@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,12 +160,14 @@ def read_json(path: str | Path, remedy: str = "") -> Any:
         ) from error
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+def file_hash(path: str | Path, told: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file's bytes, in hex; `told` hears of every number of bytes read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            if told is not None:
+                told(len(block))
     return digest.hexdigest()
 
 

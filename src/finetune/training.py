@@ -11,13 +11,13 @@ import torch
 from src.collate import TrainingCollator
 from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
-from src.common.interactions import interaction_inputs
 from src.common.log import duration, logger
 from src.common.machines import check_same, check_shared
-from src.common.record import run_record
+from src.common.record import input_entries, run_record, write_record
 from src.common.seed import seed_everything
 from src.common.sid import SidIndex
 from src.dataset import Mixture, TaskDataset, part_names
+from src.families import model_input
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
 from src.finetune.engine import check_device, engine_of, make_arguments, start_engine
 from src.finetune.memory import batch_of, device_memory, expected_memory, size
@@ -92,7 +92,10 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         return config.output_dir
     record = run_record(config, input_files(catalogues))
     check_same({name: file["sha256"] for name, file in record["inputs"].items()}, "data")
+    if is_main():
+        record["inputs"] |= input_entries({"base model": model_input(config.base_model)})
     record |= {
+        "artefact": "fine-tuned model",
         "tasks": [task.name for task in tasks],
         "templates_sha256": {task.name: task.templates_sha256 for task in tasks},
         "prompt_settings": vars(settings),
@@ -104,7 +107,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         "parameters": {"total": total, "training": training},
     }
     if is_main():
-        write_json(config.output_dir / "run.json", record, indent=2)
+        write_record(config.output_dir / "run.json", record)
 
     hashes = {catalogue.name: file_hash(catalogue.index.file) for catalogue in catalogues}
     meta = token_meta(index, base_vocab, config.add_sid_tokens) | {"indexes": hashes}
@@ -114,7 +117,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         record["seconds"] = round(time.time() - started, 1)
         (loaded.processor or loaded.tokenizer).save_pretrained(folder)
         write_json(folder / TOKEN_META, meta)
-        write_json(folder / "run.json", record, indent=2)
+        write_record(folder / "run.json", record, {"model": folder} if folder == config.output_dir else None)
 
     if checkpoint and is_main() and checkpoint.parent == config.output_dir and not (checkpoint / "run.json").is_file():
         complete(checkpoint)  # the run was killed after it had written the weights, and before what belongs to them
@@ -139,16 +142,12 @@ def prompt_settings(config: FinetuneConfig, index: SidIndex) -> PromptSettings:
 
 def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
     """Every file that samples are made of; with several datasets each name begins with the dataset's."""
-    files: dict[str, Path] = {}
-    for catalogue in catalogues:
-        lead, file = f"{catalogue.name} " if len(catalogues) > 1 else "", catalogue.paths.file
-        files |= {**interaction_inputs(catalogue.paths, lead), f"{lead}items": file("item.json")}
-        files[f"{lead}index"] = catalogue.index.file
-        if catalogue.enriched:
-            files[f"{lead}enriched items"] = file("item_enriched_v2.json")
-        if catalogue.user_texts:
-            files[f"{lead}texts about users"] = file("user.json")
-    return files
+    several = len(catalogues) > 1
+    return {
+        f"{catalogue.name} {name}" if several else name: path
+        for catalogue in catalogues
+        for name, path in catalogue.input_files().items()
+    }
 
 
 def check_choices(config: FinetuneConfig) -> None:

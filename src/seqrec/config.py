@@ -70,7 +70,7 @@ class RecommendConfig(EvaluateConfig):
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which model answers about which data: shared by metric_ddp, case and verify."""
+    """Which model answers about which data: shared by metric_ddp, case and verify_pictures."""
     d = EvaluateConfig
     add_dataset_flags(parser)
     parser.add_argument("--index_file", required=True, help="SID index: a path, or a suffix such as .index_qwen7B.json")

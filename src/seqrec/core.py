@@ -25,7 +25,8 @@ from src.common.log import logger, setup_logging
 from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
 from src.common.parts import key_of
-from src.families import check_finetuned, check_index, check_weights
+from src.common.record import input_entries
+from src.families import check_finetuned, check_index, check_weights, model_input
 from src.prompt_settings import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
@@ -219,6 +220,23 @@ def ask_models(
     return heard
 
 
+def read_inputs(
+    config: EvaluateConfig, members: list[EvaluateConfig], checked: list[tuple[Task, list[int], Catalogue]]
+) -> dict[str, Any]:
+    """`inputs` of the results file: data, and the models with their indexes."""
+    inputs: dict[str, Any] = {}
+    for number, (member, (_, _, catalogue)) in enumerate(zip(members, checked, strict=True), 1):
+        which = f" {number}" if number > 1 else ""
+        files = catalogue.input_files()
+        inputs |= {name + which if name == "index" else name: path for name, path in files.items()}
+        inputs[f"checkpoint{which}"] = member.ckpt_model
+    if config.base_model and any(member.lora for member in members):
+        inputs["base model"] = model_input(config.base_model)
+    if config.fuse_results:
+        inputs["SASRec results"] = config.fuse_results
+    return input_entries(inputs)
+
+
 def evaluate(config: EvaluateConfig) -> Path:
     """Evaluates one model on one task, or several models and collaborative scores as one.
 
@@ -251,6 +269,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         logger.info("%s is there already and will be replaced", config.results_file)
     device = resolve_device(config.device)
     init_process_group(device)
+    inputs = read_inputs(config, members, checked) if is_main() else {}  # now: they may change while it runs
     started = time.time()
     heard = ask_models(members, checked, asked, plan is not None, device)
     if is_main():
@@ -262,6 +281,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "base_model": config.base_model,
             "index": str(catalogue.index.file),
             "checkpoint": str(config.ckpt_model),
+            "inputs": inputs,
             "test_task": task.name,
             "prompt_lang": None if tiger else checkpoint_settings(config.ckpt_model, config.prompt_lang).prompt_lang,
             "model": " + ".join([*heard.names, *config.fuse]),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from src.common.artifacts import atomic_path, read_json, write_json
-from src.common.record import commit, plain
+from src.common.artifacts import atomic_path, read_json
+from src.common.record import commit, write_record
 from src.common.uncertainty import bootstrap_intervals
 from src.seqrec import metrics as ranking
 from src.seqrec.protocol import protocol_asked
@@ -129,12 +129,26 @@ def read_results(results_file: str | Path) -> dict[str, Any]:
 
 
 def write_results(
-    results_file: str | Path, predictions: Sequence[Predictions] | Predictions, summary: Mapping[str, Any]
+    results_file: str | Path,
+    predictions: Sequence[Predictions] | Predictions,
+    summary: Mapping[str, Any],
+    weights: Path | None = None,
 ) -> Path:
-    """Writes the predictions, then the results of `summarize` beside them: results never stand there alone."""
-    write_predictions(predictions_path(results_file), predictions)
-    write_json(results_file, plain(summary), indent=2)
+    """Writes the predictions, then the results of `summarize` beside them: results never stand there alone.
+
+    Args:
+        weights: what the run has learnt, where that lies beside the results.
+    """
+    path = predictions_path(results_file)
+    write_predictions(path, predictions)
+    outputs = {"predictions": path} | ({} if weights is None else {"weights": weights})
+    write_record(results_file, {"artefact": "results", **summary}, outputs)
     return Path(results_file)
+
+
+def change_results(results_file: str | Path, **entries: Any) -> None:
+    """Adds entries to a results file, or replaces them."""
+    write_record(results_file, read_results(results_file) | entries)
 
 
 # ---- summary ---------------------------------------------------------------------------------------------------------
@@ -193,7 +207,7 @@ def summarize(
         predictions: of each wording, over the same samples.
         metrics: such as "hit@10,ndcg@10"; a k above the length of the lists is an error.
         extra: split, filter_history and test_task, which settle the protocol; is_lora, base_model, index, checkpoint,
-            and whatever else to keep: model, settings, ...
+            inputs, and whatever else to keep: model, settings, ...
 
     Returns:
         The protocol; means over the wordings, the lowest and the highest; intervals, slices and list statistics of the

@@ -13,6 +13,7 @@ from src.common.artifacts import DatasetPaths
 from src.common.interactions import (
     UserSequences,
     blocks_of,
+    interaction_inputs,
     interactions_path,
     leave_one_out_ends,
     load_sequences,
@@ -67,6 +68,16 @@ class Catalogue:
     @property
     def name(self) -> str:
         return self.paths.dataset
+
+    def input_files(self) -> dict[str, Path]:
+        """The files that this was read from, by what they are; pictures are left out."""
+        named = {"split": "split.json", "items": "item.json"}
+        named |= {"enriched items": "item_enriched_v2.json"} if self.enriched else {}
+        named |= {"texts about users": "user.json"} if self.user_texts else {}
+        files = interaction_inputs(self.paths) | {name: self.paths.file(suffix) for name, suffix in named.items()}
+        if self.sid_index is not None and self.sid_index.path is not None:
+            files["index"] = self.sid_index.path
+        return {name: path for name, path in files.items() if path.is_file()}
 
     @property
     def interactions_path(self) -> Path:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.common.artifacts import check_writable, write_json, write_text
+from src.common.artifacts import check_writable, write_text
 from src.common.distributed import barrier, finish, init_process_group, is_main, resolve_device
 from src.common.interactions import interaction_files
 from src.common.log import logger, setup_logging
 from src.common.parts import Parts, cut_batches, key_of
-from src.common.record import plain
+from src.common.record import input_entries, plain, write_record
+from src.families import model_input
 from src.text_generation.config import TextConfig
 from src.text_generation.judging import COPIES, copied, judge, rows_of, summarize, table_lines
 from src.text_generation.plan import Plan, Wording, check, holdout_of
@@ -95,6 +96,14 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
     return found, told
 
 
+def read_inputs(config: TextConfig, plan: Plan) -> dict[str, Any]:
+    """`inputs` of the results file: data, index and model."""
+    inputs: dict[str, Any] = {**plan.catalogue.input_files(), "checkpoint": model_input(config.ckpt_model)}
+    if config.lora and config.base_model:
+        inputs["base model"] = model_input(config.base_model)
+    return input_entries(inputs)
+
+
 def evaluate(config: TextConfig) -> Path:
     """Evaluates one model on one task.
 
@@ -113,6 +122,7 @@ def evaluate(config: TextConfig) -> Path:
     if path.exists():
         logger.info("%s is there already and will be replaced", path)
     init_process_group(resolve_device(config.device))  # before parts: ranks wait for each other there
+    inputs = read_inputs(config, plan) if is_main() else {}  # now: they may change while it runs
     with Parts(predictions_path(path).with_suffix(".parts"), run_key(config, plan)) as parts:
         answers, told = write_answers(config, plan, parts)
     if answers is not None:
@@ -125,11 +135,11 @@ def evaluate(config: TextConfig) -> Path:
             kind: judge(config, plan, first, copied(plan, first, kind))[1]
             for kind in (COPIES if words_to_copy(first.answer if config.zero_shot else first.questions[None]) else ())
         }
-        summary = summarize(config, plan, judged, copies, answers, told)
+        summary = summarize(config, plan, judged, copies, answers, told) | {"inputs": inputs}
         write_predictions(predictions_path(path), judged)
         if config.page_items:
             write_page(config, plan, judged[0], summary)
-        write_json(path, plain(summary), indent=2)
+        write_record(path, {"artefact": "results", **summary}, {"predictions": predictions_path(path)})
         upsert(config.table_path, rows_of(summary))
         parts.remove()
         for line in table_lines(summary):

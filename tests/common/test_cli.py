@@ -18,7 +18,7 @@ PARSERS = (
     "src.finetune.config",
     "src.seqrec.config",
     "src.seqrec.compare",
-    "src.verify",
+    "src.verify_pictures",
     "src.baselines.config",
 )
 
@@ -98,7 +98,7 @@ def test_checks_need_no_torch():
     """A typo used to be answered only after torch and transformers had been imported."""
     code = (
         "import sys\n"
-        "import src.finetune.core, src.seqrec.core, src.baselines.core, src.verify, src.seqrec.case\n"
+        "import src.finetune.core, src.seqrec.core, src.baselines.core, src.verify_pictures, src.seqrec.case\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -113,7 +113,7 @@ def test_checks_need_no_torch():
         ("src.seqrec.metric_ddp", "--ckpt_model /nope", "--ckpt_model /nope is no folder"),
         ("src.seqrec.metric_ddp", "--ckpt_model /nope --num_beams 5", "hit@10 needs ranked lists of 10 items"),
         ("src.seqrec.case", "--ckpt_model /nope --sample_num -1", "--sample_num -1: it must be at least 0"),
-        ("src.verify", "--ckpt_model /nope --results_file o", "--ckpt_model /nope is no folder"),
+        ("src.verify_pictures", "--ckpt_model /nope --results_file o", "--ckpt_model /nope is no folder"),
     ],
 )
 def test_entries_end_in_one_line(module, flags, fault, tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.common.artifacts import write_json
+from src.reporting.several import SeveralConfig, write_comparison
 from src.seqrec.results import Predictions, summarize, write_results
 from src.tasks.catalogue import load_catalogue
 from tests.toy import INDEX_FILE, NAME, toy_copy
@@ -144,3 +145,11 @@ def dump_dom(page: str, folder: Path) -> str:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
     flags += ["--window-size=1600,1000", "--virtual-time-budget=20000", f"file://{file}"]
     return subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=240, check=True).stdout
+
+
+def page_of(made: Runs, *words, **settings) -> str:
+    """The checked page that compares `words`."""
+    output = made.folder / "page.html"
+    config = SeveralConfig(tuple(map(str, words)), data_path=made.data, output=output, **settings)
+    assert write_comparison(config) == output
+    return checked(output)

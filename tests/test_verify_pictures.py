@@ -10,22 +10,22 @@ import torch
 
 from src.seqrec.recommender import Recommender
 from src.tasks.task import load_task
-from src.verify import VerifyConfig, main, verify
+from src.verify_pictures import PicturesConfig, main, verify_pictures
 from tests.seqrec.toy_runs import checkpoint
 from tests.toy import INDEX_FILE, NAME, NUM_ITEMS, WITHOUT_PICTURE, picture, toy_copy, toy_path
 
 
-def config_for(folder: Path, **changes) -> VerifyConfig:
+def config_for(folder: Path, **changes) -> PicturesConfig:
     values = {
         "dataset": NAME,
         "index_file": INDEX_FILE,
         "ckpt_model": checkpoint("qwen2_vl"),
         "data_path": toy_path(),
         "num_beams": 3,  # fewer than the k of the default metrics, which do not matter here
-        "results_file": folder / "verify.json",
+        "results_file": folder / "pictures.json",
         "device": "cpu",
     }
-    return VerifyConfig(**{**values, **changes})
+    return PicturesConfig(**{**values, **changes})
 
 
 def test_what_is_written(tmp_path):
@@ -34,8 +34,10 @@ def test_what_is_written(tmp_path):
     for item in range(NUM_ITEMS):
         picture(item, shade=90).save(data / NAME / "second" / f"{item}.jpg")
     config = config_for(tmp_path, data_path=data, second_image_path="second")
-    result = verify(config)
-    assert json.loads(config.results_file.read_text()) == result
+    result = verify_pictures(config)
+    written = json.loads(config.results_file.read_text())
+    assert {name: written[name] for name in result} == result
+    assert {"index", "checkpoint", "items"} <= written["inputs"].keys()
     assert result["items"] == NUM_ITEMS - len(WITHOUT_PICTURE)
     assert result["chance"] == 1 / NUM_ITEMS
     assert result["chance_text"] == 1  # the title is in the prompt, and no two are alike
@@ -44,7 +46,7 @@ def test_what_is_written(tmp_path):
     assert all(0 <= result[f"hit@1_{name}"] <= 1 for name in ("true", "permuted", "second"))
     (data / NAME / "second" / "7.jpg").unlink()
     with pytest.raises(ValueError, match=r"second lacks the picture of item 7"):
-        verify(config)
+        verify_pictures(config)
 
 
 def test_broken_pictures_are_left_out_where_asked(tmp_path):
@@ -56,15 +58,15 @@ def test_broken_pictures_are_left_out_where_asked(tmp_path):
         (data / NAME / broken).write_bytes(b"no picture")
     config = config_for(tmp_path, data_path=data, second_image_path="second")
     with pytest.raises(ValueError, match=r"0\.jpg does not decode .* pass --skip_bad_images"):
-        verify(config)
-    assert verify(replace(config, skip_bad_images=True))["items"] == NUM_ITEMS - len(WITHOUT_PICTURE) - 2
+        verify_pictures(config)
+    assert verify_pictures(replace(config, skip_bad_images=True))["items"] == NUM_ITEMS - len(WITHOUT_PICTURE) - 2
 
 
 def test_blind_model_is_seen_to_be_blind(tmp_path, monkeypatch):
     """A model that drops the pictures gives the same loss for any of them."""
-    from src.prompt import PromptBuilder
+    from src.item_tokens import ItemTokens
 
-    image = PromptBuilder.image
+    image = ItemTokens.image
 
     def grey(self, *args):
         block = image(self, *args)
@@ -74,8 +76,8 @@ def test_blind_model_is_seen_to_be_blind(tmp_path, monkeypatch):
     data = toy_copy(tmp_path)
     for item in range(NUM_ITEMS):  # of one shape, so that only pixels differ
         picture(3 * (item // 3)).save(data / NAME / "images" / f"{item}.jpg")
-    monkeypatch.setattr(PromptBuilder, "image", grey)
-    result = verify(config_for(tmp_path, data_path=data))
+    monkeypatch.setattr(ItemTokens, "image", grey)
+    result = verify_pictures(config_for(tmp_path, data_path=data))
     assert result["loss_true"] == pytest.approx(result["loss_permuted"], rel=1e-6)
     assert result["hit@1_true"] == result["hit@1_permuted"]
 
@@ -109,4 +111,4 @@ def test_seeded_part_and_its_faults(tmp_path):
     assert runs[0] == runs[1] != runs[2]
     assert runs[0]["items"] == 5
     with pytest.raises(ValueError, match="two at least are needed to swap them"):
-        verify(config_for(tmp_path, sample_num=1))
+        verify_pictures(config_for(tmp_path, sample_num=1))
