@@ -97,7 +97,7 @@ check_inputs() { # data, index, weights and checkpoint that the command names mu
   fi
   # A suffix (.index_x.json), a list, or a name that transformers or a server knows is no path; a whole model has no base.
   [[ "$index" == */* && "$index" != *,* ]] || index=""
-  [[ "$model" == /* || "$model" == ./* || "$model" == ../* ]] && [[ "$lora" != False ]] || model=""
+  [[ "$model" == /* || "$model" == ./* || "$model" == ../* ]] && [[ ! "$lora" =~ ^([Ff]alse|0|no|off)$ ]] || model=""
   if [[ "$checkpoint" == */none-yet ]]; then
     echo "no fine-tuned model in ${checkpoint%/none-yet}: train one with bash scripts/finetune/train_ddp_vl.sh, or set CKPT_MODEL" >&2
     return 1

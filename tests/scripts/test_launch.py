@@ -131,6 +131,7 @@ def test_what_ends_at_once_is_told_at_once(launch, status):
         (("--base_model", "./none"), "./none"),
         (("--model=../none",), "../none"),
         (("--base_model", "./none", "--lora", "False"), None),
+        (("--base_model", "./none", "--lora=false"), None),
         (("--model", "Qwen/Qwen2-VL-2B-Instruct"), None),
     ],
 )
