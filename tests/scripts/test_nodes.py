@@ -113,6 +113,7 @@ def slurm(tmp_path):
     copy.write_text((ROOT / "scripts" / "slurm.sh").read_text())
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "data" / "Toy").mkdir(parents=True)
+    (tmp_path / "index.json").touch()
 
     def run(*words: str, **settings: str) -> subprocess.CompletedProcess:
         values = {
@@ -120,7 +121,8 @@ def slurm(tmp_path):
             "SLURM_CPUS_PER_TASK": "16", "SLURM_SUBMIT_DIR": str(ROOT),
             "DATASET": "Toy", "DATA_PATH": str(tmp_path / "data"),
             "SAID": str(tmp_path / "said"), "LOG_FILE": str(tmp_path / "logs" / "x.log"),
-            "CKPT_MODEL": str(tmp_path / "ckpt"),
+            "CKPT_MODEL": str(tmp_path / "ckpt"), "BASE_MODEL": str(tmp_path / "ckpt"),
+            "INDEX_FILE": str(tmp_path / "index.json"),
             "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         }  # fmt: skip
         return bash(str(copy), *words, **{**values, **settings})
