@@ -221,7 +221,7 @@ def load_index(path: Path) -> Measured:
         loaded, held = cpu_seconds(), anonymous_megabytes() - before
         trie = Trie(index.codes)
         built = cpu_seconds()
-        tables = (*trie.pointer, *trie.token, torch.from_numpy(trie.leaf_of), torch.from_numpy(trie.rows))
+        tables = (*trie.pointer, *trie.token, trie.leaf_of, trie.rows, trie.leaf_pointer)
         return {
             "codes": hashlib.sha256(np.ascontiguousarray(index.codes, np.int64)).hexdigest(),
             "leaves": trie.num_leaves,

@@ -7,6 +7,8 @@ dataset lies on storage that all nodes share, under one path.
 import argparse
 import asyncio
 import os
+import re
+import socket
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from src.common import distributed
 from src.common.cli import check_at_least
 
 ENGINES = ("local", "ray")
+CONNECT_SECONDS = 10.0
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("data_process", "src")  # what workers import
 
@@ -42,7 +45,7 @@ def connect() -> Any:
     """The package Ray, connected to its cluster, whose workers will have our code.
 
     Raises:
-        ValueError: Ray is not installed, or torchrun is in the way.
+        ValueError: Ray is not installed, torchrun is in the way, or nothing answers where RAY_ADDRESS points.
     """
     if distributed.world_size() > 1:
         raise ValueError("--engine ray starts its own workers: run it without torchrun, and say how many by --workers")
@@ -54,9 +57,24 @@ def connect() -> Any:
             'with --engine ray the package Ray must be there: pip install "ray[data]". Or use --engine local'
         ) from error
     if not ray.is_initialized():
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         modules = [str(ROOT / folder) for folder in CODE]
         ray.init(runtime_env={"py_modules": modules}, log_to_driver=False)
     return ray
+
+
+def _check_address(address: str) -> None:
+    """Ray itself tries for minutes, and says nothing."""
+    place = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if place is None:  # not set, or a word that Ray knows
+        return
+    try:
+        socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}). Start it with: ray start --head, or unset"
+            f" RAY_ADDRESS to start Ray on this machine"
+        ) from error
 
 
 def workers_by_node(workers: int, at_most: int) -> int:

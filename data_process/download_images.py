@@ -128,7 +128,7 @@ def _fetch(pictures: list[Picture], config: DownloadConfig, journal: Journal) ->
         asyncio.run(fetch_share(pictures, config, None, write))
         return
     jobs = _shares(pictures, config, workers_by_node(config.workers, at_most=config.concurrency))
-    for row in lines_of(jobs, pictures[0].place.parent):
+    for row in lines_of(jobs, config.data_path / config.dataset):
         write(row)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m index.main` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src.common.artifacts import check_writable
+from src.common.artifacts import check_writable, read_rows
 from src.common.cli import new_parser, user_errors
 
 
@@ -49,7 +49,6 @@ def compare(runs: dict[str, Path], output_file: Path) -> str:
     in the best_collision_model.pth that `index/generate.sh` takes.
     """
     from index.plots import plot_runs
-    from index.rows import read_rows
 
     check_writable(output_file)
     folders = {name: newest_run(folder) for name, folder in runs.items()}

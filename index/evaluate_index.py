@@ -100,7 +100,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     write_record(output, {**origin, **measures, **subject.losses, **record})
     plot_evaluation(subject.codes, subject.codebook_sizes, measures, str(source), picture)
     tables = [format_table(measure(subject.codes, subject.codebook_sizes), subject.codebook_sizes)]
-    tables += [format_semantics(measures), *(f"{name} {value}" for name, value in subject.losses.items())]
+    tables += [format_semantics(measures), *(f"{name} {value:.5g}" for name, value in subject.losses.items())]
     logger.info("\n".join([str(source), *filter(None, tables)]))
     logger.info(f"Results: {output}, {picture}")
     return output

@@ -27,17 +27,6 @@ def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
     return {**losses, **evaluation.measures.table()}
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line that a killed run left unfinished is dropped."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))

@@ -9,8 +9,8 @@ from typing import Any
 
 from index.checkpoints import save_checkpoint
 from index.plots import plot_runs
-from index.rows import Evaluation, append_rows, read_rows
-from src.common.artifacts import write_text
+from index.rows import Evaluation, append_rows
+from src.common.artifacts import read_rows, write_text
 from src.common.distributed import is_main
 
 LOG = "metrics.jsonl"

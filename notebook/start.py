@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.chdir(ROOT)
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars are plain text without ipywidgets
 
 try:
     from IPython import get_ipython

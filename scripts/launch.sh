@@ -77,23 +77,32 @@ show_help() { # the header of the launcher, then the flags of the Python entry i
   fi
 }
 
-check_inputs() { # the data and the checkpoint that the command names must be there; the last of a flag counts
-  local data_path="" dataset="" checkpoint="" place
+check_inputs() { # data, index, weights and checkpoint that the command names must be there; the last of a flag counts
+  local data_path="" dataset="" checkpoint="" index="" model="" lora="" flag value place
   while [[ $# -gt 0 ]]; do
-    case "$1" in
-      --data_path) data_path="${2:-}" ;;
-      --data_path=*) data_path="${1#*=}" ;;
-      --dataset) dataset="${2:-}" ;;
-      --dataset=*) dataset="${1#*=}" ;;
-      --ckpt_model | --ckpt_path) checkpoint="${2:-}" ;;
-      --ckpt_model=* | --ckpt_path=*) checkpoint="${1#*=}" ;;
+    flag="${1%%=*}" value="${2:-}"
+    [[ "$1" == *=* ]] && value="${1#*=}"
+    case "$flag" in
+      --data_path) data_path="$value" ;;
+      --dataset) dataset="$value" ;;
+      --ckpt_model | --ckpt_path) checkpoint="$value" ;;
+      --index_file) index="$value" ;;
+      --base_model | --model) model="$value" ;;
+      --lora) lora="$value" ;;
     esac
     shift
   done
   if [[ -n "$data_path" && "$data_path" != *.npy && -n "$dataset" ]]; then
     data_path="$data_path/$dataset"
   fi
-  for place in "$data_path" "$checkpoint"; do
+  # A suffix (.index_x.json), a list, or a name that transformers or a server knows is no path; a whole model has no base.
+  [[ "$index" == */* && "$index" != *,* ]] || index=""
+  [[ "$model" == /* || "$model" == ./* || "$model" == ../* ]] && [[ ! "$lora" =~ ^([Ff]alse|0|no|off)$ ]] || model=""
+  if [[ "$checkpoint" == */none-yet ]]; then
+    echo "no fine-tuned model in ${checkpoint%/none-yet}: train one with bash scripts/finetune/train_ddp_vl.sh, or set CKPT_MODEL" >&2
+    return 1
+  fi
+  for place in "$data_path" "$index" "$model" "$checkpoint"; do
     if [[ -n "$place" && ! -e "$place" ]]; then
       echo "$place does not exist: set the variables at the top of ${launcher#"$PWD"/}, there or in the environment" >&2
       return 1

@@ -81,8 +81,13 @@ def find_dataset(folder: Path) -> Path:
     """The folder itself, once it looks like that of a dataset.
 
     Raises:
-        FileNotFoundError: it lacks its interactions or items.
+        FileNotFoundError: it is no folder, or lacks its interactions or items.
     """
+    if not folder.is_dir():
+        fault = (
+            "is a file: --data is a folder. Tables become one by" if folder.exists() else "does not exist. Make it by"
+        )
+        raise FileNotFoundError(f"{folder} {fault} bash scripts/data/csv.sh, see README.md")
     paths = DatasetPaths(folder.parent, folder.name)
     for path in (interactions_path(paths), paths.file("item.json")):
         if not path.exists():
@@ -228,11 +233,11 @@ def quickstart(args: argparse.Namespace) -> Path:
         flags = ["--dataset", name, "--items", plan.demo_items, "--users", plan.demo_users, "--seed", args.seed]
         stage("demo data", "data_process.make_demo_data", flags, [folder / f"{name}.inter.json"])
         catalogue = load_catalogue(DATA, name, image_path="images")
-    else:
+    pictured = has_pictures(catalogue, args.skip_bad_images)
+    if not demo:  # counted once it is known whether there is a stage of pictures
+        stages.total -= not pictured
         made = interaction_files(DatasetPaths(DATA, name))
         stages.run("data", data_state(folder, name), lambda: made, lambda: None)
-    pictured = has_pictures(catalogue, args.skip_bad_images)
-    stages.total -= not pictured
     skip = ["--skip_bad_images"] if args.skip_bad_images and pictured else []
 
     embeddings = folder / f"{name}.emb-{EMBEDDING}.npy"

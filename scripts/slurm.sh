@@ -22,7 +22,7 @@ if [[ $# -lt 1 || ! -f "$1" ]] || ! grep -Eq 'launch_ranks|source .*/(metric_ddp
 fi
 export NNODES="${SLURM_NNODES:-${NNODES:-2}}" NPROC="${SLURM_GPUS_ON_NODE:-${NPROC:-8}}" FOREGROUND=1
 export RUN_STAMP="${RUN_STAMP:-${SLURM_JOB_ID:-$(date +%Y%m%d%H%M%S)}}"          # one name for the run, on all machines
-export MASTER_PORT="${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-0} % 20000))}" # jobs may share a machine
+export MASTER_PORT="${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-0} % 12000))}" # jobs may share a machine
 
 if [[ -z "${SLURM_JOB_ID:-}" ]]; then
   echo "not under Slurm: this is what each machine would run" >&2
@@ -31,8 +31,11 @@ if [[ -z "${SLURM_JOB_ID:-}" ]]; then
   done
   exit
 fi
-MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)" # head would cut off a long list, and fail
 export MASTER_ADDR
+if [[ -n "${SLURM_CPUS_PER_TASK:-}" ]]; then
+  export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # since Slurm 22.05 srun does not take it from sbatch by itself
+fi
 # A task that fails ends the job, so that no machine waits for one that is gone.
 # shellcheck disable=SC2016
 srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c 'NODE_RANK="$SLURM_NODEID" exec bash "$@"' bash "$@"

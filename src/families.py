@@ -237,7 +237,9 @@ def check_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora:
         raise FileNotFoundError(f"--ckpt_model {ckpt} holds no finished model, neither whole nor an adapter: {cure}")
     if lora != is_adapter:
         kind, cure = (
-            ("a LoRA adapter", "add --lora and --base_model") if is_adapter else ("a whole model", "leave out --lora")
+            ("a LoRA adapter", "add --lora and --base_model (launchers: LORA=True)")
+            if is_adapter
+            else ("a whole model", "leave out --lora (launchers: LORA=False)")
         )
         raise ValueError(f"{ckpt} holds {kind}: {cure}")
     if not lora:

@@ -1,6 +1,6 @@
 """Merge a LoRA adapter into its base model: a plain model, which evaluation and other tools take without --lora.
 
-    python -m src.merge_lora --base_model models/tiny --ckpt_model output/demo --output_dir output/demo-merged
+    python -m src.merge_lora --base_model models/tiny-qwen2 --ckpt_model output/demo --output_dir output/demo-merged
 
 The weights are merged in float32, as evaluation does it, so that the merged model ranks the same items.
 """

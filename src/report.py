@@ -65,6 +65,18 @@ def newest(paths: "list[Path]") -> Path | None:
     return max(paths, key=lambda path: (path.stat().st_mtime, str(path)), default=None)
 
 
+def check_named(config: ReportConfig) -> None:
+    """What a flag names must be there; only what is looked for may be missing.
+
+    Raises:
+        FileNotFoundError: it is not.
+    """
+    folders = {"--rqvae_dir": config.rqvae_dir, "--sft_dir": config.sft_dir}
+    for flag, path in {**folders, "--predictions": config.predictions}.items():
+        if path is not None and not (path.is_dir() if flag in folders else path.is_file()):
+            raise FileNotFoundError(f"{flag} {path} does not exist: correct it, or leave {flag} out")
+
+
 def find_index(config: ReportConfig, catalogue: "Catalogue") -> "SidIndex | None":
     """The index named, or the only one of the dataset; a name that fits nothing is an error."""
     from src.common.index_files import load_sid_index, resolve_index_file
@@ -84,8 +96,8 @@ def people_section(config: ReportConfig, catalogue: "Catalogue", results_dir: Pa
     from src.seqrec.results import read_predictions
 
     path = config.predictions or newest(list(results_dir.glob("*.predictions.parquet")))
-    if path is None or not path.is_file():
-        message = f"No predictions: {path or results_dir / '*.predictions.parquet'} does not exist."
+    if path is None:
+        message = f"No predictions: {results_dir / '*.predictions.parquet'} does not exist."
         return page.section("Twelve users", "", page.note(message))
     lead = f"From {path.name}. Blue frame: the item that came next; green frame: recommended, and right."
     return page.section("Twelve users", lead, people(catalogue, read_predictions(path)[0], config.seed))
@@ -113,7 +125,7 @@ def write_report(config: ReportConfig) -> Path:
     """Writes the report; gives its path.
 
     Raises:
-        FileNotFoundError: there is no summary, no dataset, or no index of the name given.
+        FileNotFoundError: there is no summary, no dataset, or not what a flag names.
     """
     from src.common.artifacts import read_json, write_text
     from src.reporting import page, sections
@@ -125,6 +137,7 @@ def write_report(config: ReportConfig) -> Path:
     results_dir = config.results_dir or Path("results") / config.dataset
     remedy = "The quickstart writes it: bash scripts/quickstart.sh"
     summary = read_json(results_dir / "summary.json", remedy)
+    check_named(config)
     catalogue = load_catalogue(config.data_path, config.dataset, image_path="images")
     rqvae_dir = config.rqvae_dir
     if rqvae_dir is None:

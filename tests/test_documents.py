@@ -127,6 +127,15 @@ def test_commands_in_documents_are_whole(name):
     assert not wrong, f"{name} shows commands that would not start: {wrong}"
 
 
+def test_tiny_models_are_made_of_the_family_that_is_trained():
+    """docs/finetune_readme.md made models/tiny of Qwen2-VL and trained it as a Qwen2, which is refused."""
+    lines = [line for name in DOCUMENTS for fence in fences(name) for line in command_lines(fence.text)]
+    made = {out: family for line in lines for family, out in re.findall(r"--family (\S+) --out (\S+)", line)}
+    trained = re.findall(r"--base_model (models/tiny\S*) --model_type (\S+)", "\n".join(lines))
+    assert trained
+    assert {base: made.get(base) for base, _ in trained} == dict(trained)
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_variables_before_scripts_are_read_by_them(name):
     lines = inline_codes(name)

@@ -69,7 +69,7 @@ def test_sliding_windows_are_refused(tmp_path, more):
 def test_checkpoint_must_be_what_the_flags_say(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no folder: give the --output_dir"):
         check_finetuned(tmp_path / "gone", None, False)
-    with pytest.raises(ValueError, match="holds a whole model: leave out --lora"):
+    with pytest.raises(ValueError, match=r"holds a whole model: leave out --lora \(launchers: LORA=False\)"):
         check_finetuned(tiny_model("qwen2"), None, True)
     with pytest.raises(FileNotFoundError, match="holds no finished model, neither whole nor an adapter: give the"):
         check_finetuned(tmp_path, None, False)
@@ -78,7 +78,7 @@ def test_checkpoint_must_be_what_the_flags_say(tmp_path):
         check_finetuned(tmp_path, None, False)
     check_finetuned(tmp_path / "checkpoint-12", None, False)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds a LoRA adapter: add --lora and --base_model"):
+    with pytest.raises(ValueError, match=r"holds a LoRA adapter: add --lora and --base_model \(launchers: LORA=True\)"):
         check_finetuned(tmp_path, None, False)
     with pytest.raises(ValueError, match="--lora needs --base_model"):
         check_finetuned(tmp_path, None, True)

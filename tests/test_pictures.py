@@ -1,6 +1,7 @@
 """Figures show the numbers they were given, in words that name them, and in colours of one palette."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -111,6 +112,23 @@ def test_promises_and_reliability():
     assert "not in the list" not in all_found
     bins = reliability(chances, np.arange(2) == np.array([[1], [2], [2]]), 3)
     assert f"lists: mean error {bins.error:.4f}" in words(draw_reliability({"lists": bins}))
+
+
+def test_reliability_shows_bins_in_which_nothing_came_true_and_labels_stand_apart():
+    """They were left out; and labels of a short range stood one over the other."""
+    chances = np.repeat(np.geomspace(2e-3, 5e-2, 8), 100)
+    came_true = np.arange(800) % 100 < 3
+    came_true[:100] = False
+    bins = reliability(chances, came_true, 8)
+    figure = draw_reliability({"lists": bins})
+    shown = words(figure)
+    (panel,) = figure.axes
+    (marks,) = (line for line in panel.lines if line.get_marker() == "v")
+    assert marks.get_xydata().tolist() == [[bins.promised[0], bins.high[0]]]
+    labels = [label for label in panel.xaxis.get_ticklabels(which="both") if label.get_text()]
+    boxes = sorted((box.x0, box.x1) for box in (label.get_window_extent() for label in labels))
+    assert len(boxes) >= 4, shown
+    assert all(left[1] < right[0] for left, right in pairwise(boxes))
 
 
 def test_items_as_pictures():

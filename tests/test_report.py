@@ -89,6 +89,14 @@ def test_no_summary_is_an_error(folder):
         write_report(ReportConfig("Toy", folder / "data", folder / "results"))
 
 
+@pytest.mark.parametrize("flag", ["rqvae_dir", "sft_dir", "predictions"])
+def test_what_a_flag_names_must_be_there(folder, flag):
+    """A misspelt path gave a page with a note that there is nothing to show."""
+    config = ReportConfig("Toy", folder / "data", folder / "results", **{flag: folder / "misspelt"})
+    with pytest.raises(FileNotFoundError, match=rf"--{flag} .*misspelt does not exist"):
+        write_report(config)
+
+
 def test_predictions_of_another_dataset_are_noted(folder):
     path = folder / "results" / "grec.predictions.parquet"
     write_predictions(path, Predictions(["stranger"], np.array([1]), np.array([[1]]), np.zeros((1, 1))))

@@ -160,6 +160,27 @@ def read_json(path: str | Path, remedy: str = "") -> Any:
         ) from error
 
 
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a .jsonl log; no file, no rows. A last line that a killed or a running writer left unfinished is dropped.
+
+    Raises:
+        ValueError: another line is no JSON object.
+    """
+    path, rows = Path(path), []
+    lines = [line for line in read_text(path).split("\n") if line.strip()] if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines):
+                break
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: row {number} of {len(lines)} is no JSON object: {line:.60}. Delete that line")
+        rows.append(row)
+    return rows
+
+
 def file_hash(path: str | Path, told: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file's bytes, in hex; `told` hears of every number of bytes read."""
     digest = hashlib.sha256()

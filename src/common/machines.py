@@ -47,11 +47,11 @@ def meet() -> None:
     Raises:
         ValueError: one has ended before, or does not come.
     """
-    store = _store()
-    if store is None:
-        return
     deadline = time.monotonic() + MEETING_SECONDS
     try:
+        store = _store()
+        if store is None:
+            return
         store.add("ready", 1)
         while (ready := store.add("ready", 0)) < world_size() and not store.check(["ended"]):
             if time.monotonic() > deadline:

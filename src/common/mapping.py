@@ -77,7 +77,7 @@ def map_table(path: Path, files: Sequence[Path], folder: Path) -> UserSequences:
     """
     folder = Path(os.environ[PLACE]) / folder.name if os.environ.get(PLACE) else folder
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    for meta in folder.glob(f"*/{META}"):
+    for meta in folder.glob(f"[!.]*/{META}"):  # one with a dot is being made, and will have another name
         if read_json(meta)["stamps"] == stamps:
             return _open(meta.parent)
     hashes = [file_hash(file) for file in files]
@@ -89,7 +89,7 @@ def map_table(path: Path, files: Sequence[Path], folder: Path) -> UserSequences:
             if place.is_dir():  # made by another rank, or of the same rows in a file that was copied or touched
                 write_json(place / META, {**read_json(place / META), "stamps": stamps})
             else:
-                _make(path, files, place, {"stamps": stamps, "sha256": hashes})
+                _make(path, files, place, {"stamps": stamps, "sha256": hashes, "table": str(path.resolve())})
     except OSError as error:
         raise OSError(
             f"{folder} is to hold {path} as arrays, and cannot be written ({error}): make room, or set {PLACE} to a"
@@ -102,7 +102,7 @@ def _make(path: Path, files: Sequence[Path], place: Path, meta: dict[str, Any]) 
     """Writes the arrays beside their place and renames their folder; removes what killed or former runs left."""
     from src.common.table_reader import convert
 
-    former = [other for other in place.parent.iterdir() if other.is_dir()]
+    former = [other for other in place.parent.iterdir() if other.is_dir() and _is_stale(other, meta["table"])]
     logger.info("%s: mapping it into %s, once", path, place.parent)
     started = time.time()
     temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=place.parent))
@@ -119,6 +119,12 @@ def _make(path: Path, files: Sequence[Path], place: Path, meta: dict[str, Any]) 
         "%s: %s users, %s interactions, after %s",
         path, f"{meta['users']:,}", f"{meta['rows']:,}", duration(time.time() - started),
     )  # fmt: skip
+
+
+def _is_stale(place: Path, table: str) -> bool:
+    """Whether arrays were left half made, or are what the table held before; $GREC_CACHE may hold those of others."""
+    meta = place / META
+    return place.name.startswith(".") or not meta.is_file() or read_json(meta).get("table", table) == table
 
 
 def _open(place: Path) -> UserSequences:

@@ -15,6 +15,7 @@ BATCH_ROWS = 1 << 17
 COLUMNS = "user and item, and perhaps time (unix seconds) and split (train, valid or test)"
 PARTS = {"train": 0, "valid": 1, "test": 2}
 LARGEST_ITEM = 2**31 - 1  # as in an index
+LARGEST_TIME = 2**63 - 1
 
 
 def convert(path: Path, files: Sequence[Path], folder: Path) -> dict[str, Any]:
@@ -41,7 +42,8 @@ def convert(path: Path, files: Sequence[Path], folder: Path) -> dict[str, Any]:
 
 
 def _scan(file: Path) -> pl.LazyFrame:
-    return pl.scan_ipc(file) if file.suffix == ".arrow" else pl.scan_parquet(file)
+    scan = pl.scan_ipc if file.suffix == ".arrow" else pl.scan_parquet
+    return scan(file, glob=False)  # brackets and stars may stand in the name of a folder
 
 
 def _columns(file: Path) -> list[str]:
@@ -124,8 +126,10 @@ class _Writer:
             self.fail(row, batch, f"item ids are whole numbers from 0 to {LARGEST_ITEM:,}")
         fresh = (users != users.shift(1)).fill_null(True).to_numpy().copy()
         fresh[0] = users[0] != self.last.get("user")
-        self._add_items(items.to_numpy().astype(np.int64))
+        self._add_items(items.cast(pl.Int64).to_numpy())
         if "time" in self.columns:
+            if batch["time"].max() > LARGEST_TIME:
+                self.fail(int(batch["time"].arg_max()), batch, "times are unix seconds")
             times = batch["time"].cast(pl.Int64).to_numpy()
             earlier = np.flatnonzero((times < self._before(times, "time")) & ~fresh)
             if len(earlier):

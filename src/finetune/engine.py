@@ -57,6 +57,7 @@ def with_accelerate(config: FinetuneConfig) -> FinetuneConfig:
     for name, cure in (
         ("FSDP", "distributed_type: MULTI_GPU in its file, and --fsdp config/fsdp2.json here"),
         ("MEGATRON_LM", "distributed_type: MULTI_GPU or DEEPSPEED in its file"),
+        ("PARALLELISM_CONFIG", "leave out parallelism_config; to cut weights, --fsdp or --deepspeed here"),
     ):
         if told(f"ACCELERATE_USE_{name}", "false") == "true":
             raise ValueError(f"accelerate's config asks for {name}, which is not taken from there: {cure}")

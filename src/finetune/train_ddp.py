@@ -1,6 +1,6 @@
 """Fine-tune a text language model (Qwen2.5, LLaMA, ...); SID tokens are added to its vocabulary.
 
-    torchrun --nproc_per_node=2 -m src.finetune.train_ddp --base_model models/tiny --model_type qwen2 \\
+    torchrun --nproc_per_node=2 -m src.finetune.train_ddp --base_model models/tiny-qwen2 --model_type qwen2 \\
         --output_dir output/demo --dataset Demo --index_file .index_simple.json --tasks seqrec,item2index
 """
 

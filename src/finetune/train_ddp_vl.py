@@ -1,6 +1,6 @@
 """Fine-tune a vision-language model on recommendation tasks; SID tokens are added to its vocabulary.
 
-    torchrun --nproc_per_node=2 -m src.finetune.train_ddp_vl --base_model models/tiny --model_type qwen2_vl \\
+    torchrun --nproc_per_node=2 -m src.finetune.train_ddp_vl --base_model models/tiny-qwen2_vl --model_type qwen2_vl \\
         --output_dir output/demo --dataset Demo --index_file .index_simple.json --tasks seqrec,mmitem2index
 """
 

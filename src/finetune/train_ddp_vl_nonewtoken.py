@@ -1,6 +1,6 @@
 """Fine-tune a vision-language model on recommendation tasks; SIDs are spelt with tokens that it already has.
 
-    torchrun --nproc_per_node=2 -m src.finetune.train_ddp_vl_nonewtoken --base_model models/tiny \\
+    torchrun --nproc_per_node=2 -m src.finetune.train_ddp_vl_nonewtoken --base_model models/tiny-qwen2_vl \\
         --model_type qwen2_vl --output_dir output/demo --dataset Demo --index_file .index_simple.json \\
         --tasks seqrec,mmitem2index
 """

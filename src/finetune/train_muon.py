@@ -1,6 +1,6 @@
 """Fine-tune a text or vision-language model with Muon for its hidden matrices; SID tokens are added.
 
-    torchrun --nproc_per_node=2 -m src.finetune.train_muon --base_model models/tiny --model_type qwen2 \\
+    torchrun --nproc_per_node=2 -m src.finetune.train_muon --base_model models/tiny-qwen2 --model_type qwen2 \\
         --output_dir output/demo --dataset Demo --index_file .index_simple.json --tasks seqrec,item2index
 """
 

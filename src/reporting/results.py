@@ -138,6 +138,10 @@ def _written(table: Mapping[str, Any], path: Path) -> Result:
     more = {"Further metrics": {name: metric for name, metric in whole.items() if name not in main}}
     more["Metrics of each field"] = {name: metric for name, metric in every.items() if "." in name}
     protocol = tuple(table.get(name) for name in ("test_task", "split", "prompt_lang"))
+    if odd := [part for part in protocol if not isinstance(part, (str, type(None)))]:
+        raise ValueError(
+            f"{path}: test_task, split and prompt_lang must be words, one is {odd[0]!r:.80}. Evaluate again"
+        )
     return Result(
         path, True, str(table.get("dataset") or OTHER), str(table.get("test_task") or OTHER), protocol, count, main,
         {name: part for name, part in more.items() if part}, by_field if by_field["field"] else {}, settings_of(table),
@@ -196,7 +200,10 @@ def _count(table: Mapping[str, Any], path: Path) -> int:
 
 def _slices(table: Mapping[str, Any], path: Path) -> dict[str, dict[str, dict[str, float]]]:
     cuts = table.get("slices") or {}
-    if not isinstance(cuts, dict) or not all(isinstance(b, dict) for cut in cuts.values() for b in cut.values()):
+    tables = [cuts, *cuts.values()] if isinstance(cuts, dict) else [cuts]
+    if not all(isinstance(cut, dict) for cut in tables) or not all(
+        isinstance(row, dict) and is_number(row.get("num_samples", 0)) for cut in tables[1:] for row in cut.values()
+    ):
         raise ValueError(f"{path}: slices must be a table {{slice: {{bucket: {{metric: mean}}}}}}. Evaluate again")
     return cuts
 

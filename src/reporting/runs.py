@@ -1,13 +1,12 @@
 """What `python -m src.report RUN...` is given, found and read: results, training runs, and the indexes of these."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src.common.artifacts import read_json
+from src.common.artifacts import read_json, read_rows
 from src.common.index_files import load_sid_index
 from src.common.sid import SidIndex
 from src.reporting.results import LARGEST, Result, flat, looks_like_results, read_result, result_of
@@ -41,19 +40,8 @@ class Runs:
 
 
 # ---- logs ------------------------------------------------------------------------------------------------------------
-def read_lines(path: Path | None) -> list[dict[str, Any]]:
-    """Rows of a .jsonl that may still be written to: a half-written last line is left out; no file, no rows."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
 def read_log(folder: Path, names: tuple[str, str]) -> Log:
-    rows, record = read_lines(folder / names[0]), {}
+    rows, record = read_rows(folder / names[0]), {}
     if (folder / names[1]).is_file():
         record = read_json(folder / names[1])
         if not isinstance(record, dict):
@@ -86,13 +74,15 @@ def find_runs(words: Sequence[str]) -> Runs:
     names: dict[Path, str] = {}
     results: dict[Path, Result] = {}
     logs: dict[Path, tuple[str, str]] = {}
+    seen: set[Path] = set()
     for word in words:
         name, path = split_word(word)
         found, places = expand(path, runs.notes)
         for place in [*found, *places]:
-            if place.resolve() in {known.resolve() for known in (*results, *logs)}:
+            if place.resolve() in seen:
                 runs.notes.append(f"{place} was given twice and is shown once.")
                 continue
+            seen.add(place.resolve())
             if name is not None:
                 own = name if len(found) + len(places) == 1 else f"{name}/{stem(place)}"
                 same_kind = results if place in found else logs

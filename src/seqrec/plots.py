@@ -85,20 +85,29 @@ def draw_promises(promises: Promises) -> "Figure":
 
 
 def draw_reliability(named: Mapping[str, Reliability]) -> "Figure":
-    """What came true of what was promised; on the diagonal chances are honest, above it too low."""
+    """What came true of what was promised; on the diagonal chances are honest, above it too low.
+
+    Of bins in which nothing came true, which have no place on a logarithmic axis, a triangle marks the upper end.
+    """
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
     figure, (panel,) = new_figure(1, 1, (6.4, 5.6))
     for number, (name, bins) in enumerate(named.items()):
-        shown = bins.came_true > 0  # nothing true has no place on a logarithmic axis
+        shown = bins.came_true > 0
         share = bins.came_true[shown]
         reach = np.stack([share - bins.low[shown], bins.high[shown] - share])
         panel.errorbar(
             bins.promised[shown], share, reach, fmt="os^D"[number % 4], capsize=3, color=PALETTE[number],
             label=f"{name}: mean error {bins.error:.4f}",
         )  # fmt: skip
+        panel.plot(bins.promised[~shown], bins.high[~shown], "v", markerfacecolor="none", color=PALETTE[number])
     least = min(max(1e-6, bins.promised.min()) for bins in named.values())
     most = max(bins.promised.max() for bins in named.values())
     panel.plot((least, most), (least, most), color="black", linestyle="--", label="promised = came true")
     panel.set(title="does the promise hold?", xlabel="chance promised", ylabel="share that came true")
     panel.set(xscale="log", yscale="log")
+    for axis in (panel.xaxis, panel.yaxis):  # by itself matplotlib labels 2 to 9 of a short range, one over the other
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.set_minor_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(3, 3)))
     panel.legend(fontsize="small")
     return figure

@@ -91,6 +91,8 @@ def protocol_of(results: Mapping[str, Any], name: str = "results") -> Protocol:
             f"{name}: its protocol must have the fields name, {', '.join(sorted(known))}, and has {stated!r}:"
             f" another version of GRec wrote it. Evaluate again"
         )
+    if odd := [field for field in sorted(known) if not isinstance(stated[field], (str, int, type(None)))]:
+        raise ValueError(f"{name}: its protocol has {odd[0]} {stated[odd[0]]!r:.80}, which is no word. Evaluate again")
     return Protocol(**{field: stated[field] for field in known})
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def history_of(config: RecommendConfig, catalogue: "Catalogue") -> "np.ndarray":
     """(H,) int64: the items of --history, or all that --user had, oldest first.
 
-    A user goes by the original id, as in `<DS>.user2id`; without that file by the key in `<DS>.inter.json`.
+    A user goes by the original id, as in `<DS>.user2id`; without that file by the name in the interactions.
 
     Raises:
         ValueError: an unknown item or user, or no item.
@@ -33,8 +33,8 @@ def history_of(config: RecommendConfig, catalogue: "Catalogue") -> "np.ndarray":
                 raise ValueError(f"--user {config.user}: {path} has no such user; one is {next(iter(numbers), 'none')}")
             key = str(numbers[config.user])
         if key not in catalogue.users:
-            path = catalogue.paths.file("inter.json")
-            raise ValueError(f"--user {config.user}: {path} has no user {key}; one is {catalogue.users[0]}")
+            where = catalogue.interactions_path
+            raise ValueError(f"--user {config.user}: {where} has no user {key}; one is {catalogue.users[0]}")
         user = catalogue.users.index(key)
         return catalogue.history(user, int(catalogue.lengths[user]))
     if not config.history:

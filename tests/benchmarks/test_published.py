@@ -106,6 +106,17 @@ def test_what_does_not_fit_is_refused(row, change, message):
         record.check_fits(row, results_of(row, **change), "r.json")
 
 
+def test_what_a_row_leaves_to_the_run_is_no_difference():
+    """LC-Rec takes the tasks that a dataset has files for, and tells which; such a row could never be recorded."""
+    row = ROWS["Scientific/lcrec-small-masked"]
+    results = results_of(row)
+    results["config"] |= {"tasks": ["seqrec", "item2index"]}
+    record.check_fits(row, results, "r.json")
+    results["config"] |= {"layers": [8]}
+    with pytest.raises(ValueError, match=r"was made with --layers \[8\]"):
+        record.check_fits(row, results, "r.json")
+
+
 def test_sid_hits_need_sid_results():
     results = results_of(TIGER)
     del results["sid_results"]

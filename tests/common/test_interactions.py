@@ -150,6 +150,41 @@ def test_another_folder_may_hold_the_arrays(tmp_path, monkeypatch):
     assert not paths.file("inter.mapped").exists()
 
 
+def test_arrays_that_are_being_made_are_not_taken(tmp_path):
+    """Another rank may be about to rename their folder."""
+    paths = dataset(tmp_path)
+    write(paths, frame_of({"a": [1, 2, 3]}))
+    load_sequences(paths)
+    (place,) = (file for file in paths.file("inter.mapped").iterdir() if file.is_dir())
+    place.rename(place.with_name(".part-x"))
+    (place.with_name(".part-x") / "items").write_bytes(np.array([9, 9, 9]).tobytes())
+    assert load_sequences(paths).items.tolist() == [1, 2, 3]
+    assert not place.with_name(".part-x").exists()
+
+
+def test_datasets_of_one_name_do_not_remove_the_arrays_of_each_other(tmp_path, monkeypatch):
+    monkeypatch.setenv(mapping.PLACE, str(tmp_path / "cache"))
+    both = dataset(tmp_path / "one"), dataset(tmp_path / "other")
+    for number, paths in enumerate(both):
+        write(paths, frame_of({"a": [1, 2, number]}))
+        load_sequences(paths)
+    made = {file.name: file.stat().st_ino for file in (tmp_path / "cache" / f"{NAME}.inter.mapped").iterdir()}
+    assert [load_sequences(paths).items.tolist() for paths in both] == [[1, 2, 0], [1, 2, 1]]
+    now = {file.name: file.stat().st_ino for file in (tmp_path / "cache" / f"{NAME}.inter.mapped").iterdir()}
+    assert made == now
+    assert len(made) == 3  # with the lock
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_folder_may_have_any_name(tmp_path, suffix):
+    """Brackets and stars used to be taken for a pattern."""
+    for number, name in enumerate(["[x]", "a*", "ab c?"]):
+        paths = dataset(tmp_path / name)
+        write(paths, frame_of({"a": [number]}), suffix)
+    for number, name in enumerate(["[x]", "a*", "ab c?"]):
+        assert load_sequences(DatasetPaths(tmp_path / name, NAME)).items.tolist() == [number]
+
+
 def test_every_shard_is_an_input(tmp_path):
     paths = dataset(tmp_path)
     path = write(paths, frame_of({"a": [1, 2, 3]}), shard_rows=2)
@@ -175,9 +210,11 @@ BROKEN = {
     "an item is huge": (table(item=[1, 2**31, 3, 4]), r"row 1 .*: item ids are whole numbers from 0 to 2,147,483,647"),
     "users are not together": (table(user=["a", "b", "b", "a"]), r"rows of user 'a' stand in two places. Sort it by"),
     "times go back": (table(time=[1, 2, 4, 3]), r"row 3 .*: it is older than the row before. Sort by user, then time"),
+    "a time is huge": (table(time=pl.Series([1, 2**63, 1, 2], dtype=pl.UInt64)), r"row 1 .*: times are unix seconds"),
     "times are fractions": (table(time=[0.5] * 4), r"column 'time' holds Float64, and must hold whole numbers"),
     "a part is unknown": (table(split=["train", "test", "dev", "test"]), r"row 2 .*: split is one of train, valid, te"),
     "parts go back": (table(split=["test", "train"] * 2), r"row 1 .*: of a user what trains comes first"),
+    "an item is beyond numpy": (table(item=pl.Series([1, 2, 3, 2**99], dtype=pl.Int128)), r"row 3 .*: item ids are w"),
     "nothing is in it": (table()[:0], r"has no row"),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.misbehaving_server import LocalServer, Pictures
-from data_process import cluster, data_enricher, llm_jobs
+from data_process import cluster, data_enricher, download_images, llm_jobs
 from data_process.download_images import download
 from data_process.get_llm_output import UserTextConfig, make_user_texts
 from data_process.llm_client import Endpoint
@@ -88,6 +88,34 @@ def test_settings_that_mean_nothing_are_refused(changes, fault):
     for make in (lambda: model_config(Path("x"), **changes), lambda: DownloadConfig(dataset="Shop", **changes)):
         with pytest.raises(ValueError, match=fault):
             make()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://nohost.invalid:10001", "[::1]:99999"])
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch, address):
+    """Ray used to try for minutes without a word."""
+    pytest.importorskip("ray.data", reason='Ray Data is not installed: pip install "ray[data]"')
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ValueError, match=r"RAY_ADDRESS=.*: no Ray cluster answers there .* unset RAY_ADDRESS"):
+        cluster.connect()
+
+
+def test_pictures_may_lie_in_folders_that_are_not_there_yet(tmp_path, monkeypatch):
+    """The file that workers look for used to be put into one of them."""
+    data = write_dataset(tmp_path, {0: ["http://a/0"], 1: ["http://b/1"]})
+    file = data / "Shop" / "Shop.item.json"
+    items = {item: {**fields, "image": f"images/{item}/x.jpg"} for item, fields in json.loads(file.read_text()).items()}
+    file.write_text(json.dumps(items))
+    seen = []
+
+    def lines_of(jobs, folder):
+        seen.append(folder.is_dir())
+        yield from ({"item": item, "status": "failed", "cause": "x", "reason": "x"} for item in "01")
+
+    monkeypatch.setattr(download_images, "lines_of", lines_of)
+    monkeypatch.setattr(download_images, "workers_by_node", lambda wanted, at_most: 2)
+    monkeypatch.setattr(download_images.artifacts, "check_writable", lambda path: None)
+    download(DownloadConfig(dataset="Shop", data_path=data, engine="ray"))
+    assert seen == [True]
 
 
 async def collect(job, marker: str | None) -> list:

@@ -70,6 +70,7 @@ def test_what_the_file_says_becomes_our_flags(tmp_path, told):
         ({"MIXED_PRECISION": "fp8"}, {}, "mixed_precision: fp8, but only bf16 and fp16"),
         ({"USE_FSDP": "true"}, {}, "asks for FSDP, .* --fsdp config/fsdp2.json"),
         ({"USE_MEGATRON_LM": "true"}, {}, "asks for MEGATRON_LM"),
+        ({"USE_PARALLELISM_CONFIG": "true"}, {}, "asks for PARALLELISM_CONFIG, .* leave out parallelism_config"),
         ({"DYNAMO_BACKEND": "INDUCTOR"}, {}, "asks for torch.compile"),
         ({"USE_DEEPSPEED": "true"}, {}, "without a deepspeed_config_file: name one of config/"),
         (

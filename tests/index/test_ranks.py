@@ -11,8 +11,8 @@ import pytest
 
 from index.config import GenerateConfig
 from index.generate_indices import generate
-from index.rows import read_rows
 from index.trainer import train
+from src.common.artifacts import read_rows
 from src.common.index_files import load_sid_index
 from tests.index.conftest import clustered
 

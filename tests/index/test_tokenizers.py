@@ -17,10 +17,9 @@ from index.generate_indices import generate
 from index.metrics import all_prefix_groups, measure
 from index.neighbours import neighbour_measures
 from index.quantizer import unevenness
-from index.rows import read_rows
 from index.rqvae import RQVAE, Gate, Normalizer, grid_codebooks, misalignment, misplacement
 from index.trainer import Trainer, train
-from src.common.artifacts import save_embeddings
+from src.common.artifacts import read_rows, save_embeddings
 from src.common.index_files import load_sid_index
 from tests.index.conftest import clustered
 

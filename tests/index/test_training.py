@@ -13,8 +13,8 @@ from index.checkpoints import read_checkpoint
 from index.config import TrainConfig, flag_of
 from index.epoch_order import sid_keys
 from index.main import build_parser, parse_config
-from index.rows import read_rows
 from index.trainer import train
+from src.common.artifacts import read_rows
 from tests.index.conftest import clustered
 
 CPU = torch.device("cpu")

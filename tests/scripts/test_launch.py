@@ -125,6 +125,14 @@ def test_what_ends_at_once_is_told_at_once(launch, status):
         (("--dataset", "Toy", "--ckpt_model", "none"), "none"),
         (("--dataset", "Shop", "--data_path", "here"), None),
         (("--dataset", "Toy"), None),
+        (("--index_file", "here/x.json"), "here/x.json"),
+        (("--index_file", ".index_x.json"), None),
+        (("--index_file", "here/x.json,here/y.json"), None),
+        (("--base_model", "./none"), "./none"),
+        (("--model=../none",), "../none"),
+        (("--base_model", "./none", "--lora", "False"), None),
+        (("--base_model", "./none", "--lora=false"), None),
+        (("--model", "Qwen/Qwen2-VL-2B-Instruct"), None),
     ],
 )
 def test_data_that_is_not_there_is_noticed_before_the_start(launch, tmp_path, flags, missing):
@@ -134,6 +142,13 @@ def test_data_that_is_not_there_is_noticed_before_the_start(launch, tmp_path, fl
     assert logs.exists() == (not missing)
     if missing:
         assert f"{missing} does not exist: set the variables at the top of launcher.sh" in done.stderr
+
+
+def test_a_dataset_without_a_model_is_told_how_to_get_one(launch):
+    """It used to say that ./output/Shop/none-yet does not exist, a folder that nobody had named."""
+    done, _ = launch("true", "--ckpt_model", "./output/Shop/none-yet")
+    assert done.returncode == 1
+    assert "no fine-tuned model in ./output/Shop: train one with bash scripts/finetune/train_ddp_vl.sh" in done.stderr
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

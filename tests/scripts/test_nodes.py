@@ -90,6 +90,7 @@ def test_machines_write_logs_of_their_own(tmp_path):
 SRUN = """#!/usr/bin/env bash
 # Two machines, one after the other; options come before the command.
 while [[ "$1" == --* ]]; do echo "$1" >> "$SAID"; shift; done
+echo "cpus ${SRUN_CPUS_PER_TASK:-}" >> "$SAID"
 status=0
 for node in 0 1; do SLURM_NODEID=$node "$@" || status=$?; done
 exit $status
@@ -101,7 +102,8 @@ def slurm(tmp_path):
     """Runs scripts/slurm.sh as sbatch does: a copy of it, elsewhere, with what Slurm sets."""
     for name, text in {
         "srun": SRUN,
-        "scontrol": '#!/bin/sh\n[ "$1 $2 $3" = "show hostnames gpu[7-8]" ] && printf "gpu7\\ngpu8\\n"\n',
+        # A long list, of which a reader that leaves early would be told by a signal.
+        "scontrol": '#!/bin/sh\n[ "$1 $2 $3" = "show hostnames gpu[7-8]" ] && seq -f gpu%.0f 7 30000\n',
         "torchrun": '#!/bin/sh\necho "ran $@"\nexit "${STATUS:-0}"\n',
     }.items():
         (tmp_path / name).write_text(text)
@@ -111,13 +113,16 @@ def slurm(tmp_path):
     copy.write_text((ROOT / "scripts" / "slurm.sh").read_text())
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "data" / "Toy").mkdir(parents=True)
+    (tmp_path / "index.json").touch()
 
     def run(*words: str, **settings: str) -> subprocess.CompletedProcess:
         values = {
             "SLURM_JOB_ID": "4321", "SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4",
-            "SLURM_SUBMIT_DIR": str(ROOT), "DATASET": "Toy", "DATA_PATH": str(tmp_path / "data"),
+            "SLURM_CPUS_PER_TASK": "16", "SLURM_SUBMIT_DIR": str(ROOT),
+            "DATASET": "Toy", "DATA_PATH": str(tmp_path / "data"),
             "SAID": str(tmp_path / "said"), "LOG_FILE": str(tmp_path / "logs" / "x.log"),
-            "CKPT_MODEL": str(tmp_path / "ckpt"),
+            "CKPT_MODEL": str(tmp_path / "ckpt"), "BASE_MODEL": str(tmp_path / "ckpt"),
+            "INDEX_FILE": str(tmp_path / "index.json"),
             "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         }  # fmt: skip
         return bash(str(copy), *words, **{**values, **settings})
@@ -137,7 +142,9 @@ def test_slurm_runs_one_torchrun_a_machine(slurm, tmp_path, launcher):
         assert flags.training_script_args[-2:] == ["--seed", "7"]
     assert commands[0].training_script_args == commands[1].training_script_args  # the name of a new run, too
     assert sum(line.startswith("ran ") for line in done.stdout.splitlines()) == 2
-    assert "--kill-on-bad-exit=1" in (tmp_path / "said").read_text()
+    said = (tmp_path / "said").read_text()
+    assert "--kill-on-bad-exit=1" in said
+    assert "cpus 16" in said  # else each machine would have one
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"x_node0.log", "x_node1.log"}
 
 

@@ -55,6 +55,11 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
     (tmp_path / "Toy").mkdir()
     with pytest.raises(FileNotFoundError, match=r"Toy\.inter\.json"):
         qs.find_dataset(tmp_path / "Toy")
+    with pytest.raises(FileNotFoundError, match=r"gone does not exist. Make it by bash scripts/data/csv\.sh"):
+        qs.find_dataset(tmp_path / "gone")
+    (tmp_path / "orders.csv").touch()  # it used to be said that orders.csv has no orders.csv.inter.json
+    with pytest.raises(FileNotFoundError, match=r"orders\.csv is a file: .* by bash scripts/data/csv\.sh"):
+        qs.find_dataset(tmp_path / "orders.csv")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_the_end_says_how_to_ask_for_ones_own_user(shop):
     assert qs.asking(catalogue, Path("output/Toy/quickstart")) == f"""{start}'Mary O'"'"'Neil'{end}"""
 
 
-def test_half_a_run_does_not_stay(shop, monkeypatch):
+def test_half_a_run_does_not_stay(shop, monkeypatch, capsys):
     """Every failed start of the RQ-VAE used to leave one more folder."""
     runs = qs.DATA / "Toy" / "index" / qs.EMBEDDING
 
@@ -115,6 +120,8 @@ def test_half_a_run_does_not_stay(shop, monkeypatch):
     with pytest.raises(ValueError, match="no memory left"):
         qs.main(["--data", str(source)])
     assert [path.name for path in runs.iterdir()] == ["old"]
+    said = capsys.readouterr().out  # without pictures a stage less, from the start: [1/9] used to come before [2/8]
+    assert re.findall(r"^\[(\d/\d)\] .+ \.\.\.$", said, re.MULTILINE) == ["1/8", "2/8", "3/8"]
 
 
 @pytest.mark.parametrize(

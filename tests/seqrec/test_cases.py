@@ -202,7 +202,9 @@ def tiger(tmp_path_factory) -> Path:
     shape = TigerConfig(NAME, Path(), hidden_size=16, num_layers=1, num_heads=2, head_size=8, intermediate_size=16)
     catalogue = toy_catalogue()
     settings = config_for(folder, ckpt_model=folder)
-    save_tiger(folder, Tiger(settings, catalogue, new_model(shape, catalogue.sid_index), 6, torch.device("cpu")), {})
+    save_tiger(
+        folder, Tiger(settings, catalogue, new_model(shape, catalogue.sid_index), 6, torch.device("cpu")), {}, {}
+    )
     return folder
 
 

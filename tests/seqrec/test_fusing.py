@@ -45,7 +45,7 @@ def models(tmp_path_factory) -> dict[str, str]:
         torch.manual_seed(number)
         small = TigerConfig(NAME, Path(), hidden_size=16, num_layers=1, num_heads=2, head_size=8, intermediate_size=16)
         settings = EvaluateConfig(NAME, str(index_file), folder / name)
-        save_tiger(folder / name, Tiger(settings, catalogue, new_model(small, catalogue.sid_index), 20, "cpu"), {})
+        save_tiger(folder / name, Tiger(settings, catalogue, new_model(small, catalogue.sid_index), 20, "cpu"), {}, {})
         asked[name] = f"{folder / name}={index_file}"
     return asked
 

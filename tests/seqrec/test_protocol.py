@@ -58,6 +58,8 @@ def test_a_results_file_states_it(catalogue):
     del written["protocol"]["ties"]
     with pytest.raises(ValueError, match=r"r\.json: its protocol must have the fields name, candidates, "):
         protocol_of(written, "r.json")
+    with pytest.raises(ValueError, match=r"r\.json: its protocol has split \['test'\], which is no word"):
+        protocol_of({"protocol": {**protocol.table(), "split": ["test"]}}, "r.json")  # by which results are grouped
 
 
 def test_an_older_file_tells_what_its_flags_tell():
