@@ -227,9 +227,10 @@ def grec_mixes(dataset: str, rows: list[Row]) -> list[Row]:
     ]  # fmt: skip
 
 
-def lcrec_row(dataset: str) -> Row:
-    flags = ("--base_model", BASE_MODEL)
-    return baseline(f"{dataset}/lcrec-masked", "LC-Rec, our preset", "lcrec", MASKED, *flags)
+def lcrec_row(dataset: str, small: bool = False) -> Row:
+    name, title = ("lcrec-small", "LC-Rec, a tiny model") if small else ("lcrec", "LC-Rec, our preset")
+    flags = ("--base_model", BASE_MODEL, *(LCREC_SMALL if small else ()))
+    return baseline(f"{dataset}/{name}-masked", title, "lcrec", MASKED, *flags)
 
 
 def mixed_rows(size: str) -> list[Row]:
@@ -308,7 +309,7 @@ def beauty() -> list[Row]:
 
 def hmweek() -> list[Row]:
     """With SIDs of text, of pictures, and of both, all made the same way: what the pictures add."""
-    rows = [*quick_rows("HMWeek"), *sasrec_rows("HMWeek"), lcrec_row("HMWeek")]
+    rows = [*quick_rows("HMWeek"), *sasrec_rows("HMWeek"), lcrec_row("HMWeek"), lcrec_row("HMWeek", small=True)]
     ours = grec_rows("HMWeek", ENCODED_TABLES, "python -m benchmarks.embeddings")
     rows += [*ours, *grec_mixes("HMWeek", ours)]
     for table, (made_from, flag) in HMWEEK.items():
@@ -334,7 +335,6 @@ def hmweek() -> list[Row]:
 def scientific() -> list[Row]:
     index = f"{DATA}/Scientific/indexes/rkmeans_zcr.index.json"
     title = "TIGER, SIDs of k-means of text, reduced"
-    small = ("--base_model", BASE_MODEL, *LCREC_SMALL)
     return [
         *quick_rows("Scientific"),
         *sasrec_rows("Scientific"),
@@ -345,7 +345,7 @@ def scientific() -> list[Row]:
             ' --name minilm --model "$TEXT_MODEL"',
         ),
         lcrec_row("Scientific"),
-        baseline("Scientific/lcrec-small-masked", "LC-Rec, a tiny model", "lcrec", MASKED, *small),
+        lcrec_row("Scientific", small=True),
         baseline("Scientific/tiger-rkmeans-small", title, "tiger", MASKED, *SMALL, "20", index=index),
     ]
 
