@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from src.common.artifacts import read_json, write_json
@@ -154,7 +155,9 @@ def test_a_machine_that_dies_ends_the_job_which_then_goes_on(tmp_path):
     with machines(1, 1) as start:
         jobs = [start(machine, *training_flags(tmp_path / "two", *flags, 40)) for machine in (0, 1)]
         wait_for(tmp_path / "two" / "checkpoint-2" / "trainer_state.json")
-        os.killpg(jobs[1].pid, signal.SIGKILL)
+        agent = psutil.Process(jobs[1].pid)
+        for process in [*agent.children(recursive=True), agent]:  # ranks are no part of their agent's group
+            process.kill()
         said, _ = jobs[0].communicate(timeout=200)
         assert jobs[0].returncode not in (0, None), said[-2000:]
     shutil.rmtree(tmp_path / "two" / "checkpoint-40", ignore_errors=True)
