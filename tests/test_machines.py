@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from src.common import machines as meeting
 from src.common.artifacts import read_json, write_json
 from src.finetune.core import finetune
 from src.seqrec.core import evaluate
@@ -165,6 +166,18 @@ def test_a_machine_that_dies_ends_the_job_which_then_goes_on(tmp_path):
     run((1, 1), *training_flags(tmp_path / "again", *flags, 40, *again))
     run((2,), *training_flags(tmp_path / "straight", *flags, 40))
     assert_equal_weights(tmp_path / "again", tmp_path / "straight", rtol=0, atol=0)
+
+
+def test_ranks_that_have_read_other_data_end_everywhere(monkeypatch):
+    def gathered(*values: str):
+        return lambda mine: [(value, f"rank {number} on m{number}") for number, value in enumerate(values)]
+
+    monkeypatch.setattr(meeting, "gather", gathered("same", "other", "same"))
+    for mine in ("same", "other"):
+        with pytest.raises(ValueError, match="rank 1 on m1 has read other data than rank 0"):
+            meeting.check_same(mine, "data")
+    monkeypatch.setattr(meeting, "gather", gathered("same", "same", "same"))
+    meeting.check_same("same", "data")
 
 
 def refused(processes: tuple[int, ...], *commands: tuple) -> list[str]:
