@@ -30,6 +30,7 @@ def enrich(config: ModelConfig) -> int:
     from data_process.llm_jobs import ask_all
     from data_process.llm_questions import Enriched, item_text, load_prompts
     from src.common.log import logger
+    from src.common.pictures import pictures_entry
     from src.common.record import run_record, write_record
 
     paths = dataset_paths(config.data_path, config.dataset)
@@ -51,7 +52,8 @@ def enrich(config: ModelConfig) -> int:
     ]
     output, journal = paths.file("item_enriched_v2.json"), paths.file("enrich.jsonl")
     check_is_ours(output, journal)
-    record = run_record(config, {"items": paths.file("item.json")})  # now: it may change while the model is asked
+    inputs = {"items": paths.file("item.json")} | pictures_entry(paths.folder, images.values())
+    record = run_record(config, inputs)  # now: they may change while the model is asked
     outcome = ask_all(questions, config, journal)
     if outcome.answers and not config.dry_run:
         rows = {item: outcome.answers.get(str(item)) for item in sorted(items)}

@@ -1,12 +1,13 @@
 """What every extractor writes: embeddings, the item of each row, and what they were made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_process.embedding_inputs import InputConfig
 from src.common.artifacts import DatasetPaths, embedding_ids_path, save_embeddings
-from src.common.record import write_record
+from src.common.pictures import pictures_entry
+from src.common.record import Entry, write_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,11 +18,13 @@ def record_path(path: Path) -> Path:
     return path.with_suffix(".run.json")
 
 
-def item_files(config: InputConfig) -> dict[str, Path]:
-    """The tables that texts of items come from."""
-    file = DatasetPaths(config.data_path, config.dataset).file
-    inputs = {"items": file("item.json")}
-    return inputs if config.mode == "orig" else inputs | {"enriched items": file("item_enriched_v2.json")}
+def item_inputs(config: InputConfig, images: Iterable[Path | None]) -> dict[str, Path | Entry]:
+    """The tables that texts of items come from, and `images`, their pictures."""
+    paths = DatasetPaths(config.data_path, config.dataset)
+    inputs: dict[str, Path | Entry] = {"items": paths.file("item.json")}
+    if config.mode != "orig":
+        inputs["enriched items"] = paths.file("item_enriched_v2.json")
+    return inputs | pictures_entry(paths.folder, filter(None, images), config.image_path)
 
 
 def write_embeddings(path: Path, vectors: "np.ndarray", item_ids: Sequence[int], record: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from data_process.cluster import add_engine_flags, check_engine
-from data_process.embedding_files import item_files, record_path, write_embeddings
+from data_process.embedding_files import item_inputs, record_path, write_embeddings
 from data_process.embedding_inputs import EmbeddingInputs, InputConfig
 from data_process.embedding_parts import Parts
 from src.common import distributed
@@ -117,7 +117,7 @@ def run_job(config: JobConfig, inputs: EmbeddingInputs, build: Callable[..., Enc
     if distributed.is_main():
         parts.claim(settings)
         # Now, since what is read may change while it runs.
-        record = run_record(config, item_files(config) | {"model": model_input(config.model)})
+        record = run_record(config, item_inputs(config, inputs.images) | {"model": model_input(config.model)})
     distributed.barrier()
     done = parts.done()
     distributed.barrier()  # no rank writes before every rank has read

@@ -115,7 +115,8 @@ def make_user_texts(config: UserTextConfig) -> int:
     asked = {case.key for case in known if case.part in config.parts}
     output, journal = catalogue.paths.file("user.json"), catalogue.paths.file("user_texts.jsonl")
     check_is_ours(output, journal)
-    record = run_record(config, catalogue.input_files())  # now: they may change while the model is asked
+    inputs = catalogue.input_files() | (catalogue.input_pictures("images") if config.image else {})
+    record = run_record(config, inputs)  # now: they may change while the model is asked
     outcome = ask_all([question_of(case, catalogue, prompts, config) for case in known], config, journal, asked)
     if outcome.answers and not config.dry_run:
         likes: dict[str, list[str]] = {}

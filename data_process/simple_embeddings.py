@@ -14,7 +14,7 @@ from pathlib import Path
 if not __package__:  # run as a file: look up modules from the repository root, as `python -m data_process...` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data_process.embedding_files import item_files, write_embeddings
+from data_process.embedding_files import item_inputs, write_embeddings
 from data_process.embedding_inputs import InputConfig, add_input_flags, load_inputs
 from src.common.cli import new_parser, user_errors
 from src.common.record import run_record
@@ -60,7 +60,7 @@ def extract(config: SimpleConfig) -> Path:
     vectors = principal_components(joined, config.dim, config.seed, config.whitening)
     vectors *= np.sqrt(vectors.shape[1])  # a standard deviation of about 1 per column, which RQ-VAEs start well from
     path = config.output_path("simple")
-    write_embeddings(path, vectors, inputs.item_ids, run_record(config, item_files(config)))
+    write_embeddings(path, vectors, inputs.item_ids, run_record(config, item_inputs(config, inputs.images)))
     logger.info(f"{path}: {vectors.shape[0]} items, {vectors.shape[1]} dimensions")
     return path
 

@@ -39,7 +39,8 @@ def verify(paths: list[Path], may_lack: list[str], json_file: Path | None = None
     from src.common.artifacts import check_writable, write_json
     from src.common.log import progress
     from src.lineage.artefacts import find_artefacts
-    from src.lineage.links import Graph, Hasher, bytes_to_read
+    from src.lineage.hashes import Hasher
+    from src.lineage.links import Graph
     from src.lineage.tree import Order, lines, summary, table
 
     for path in paths:
@@ -52,9 +53,12 @@ def verify(paths: list[Path], may_lack: list[str], json_file: Path | None = None
         raise FileNotFoundError(
             f"there is no artefact below {', '.join(map(str, paths))}: give folders that runs of GRec have written to"
         )
-    total = bytes_to_read(artefacts)
+    hasher = Hasher()
+    total = hasher.bytes_to_read(artefacts)
     bar = progress(total=total, desc="reading", unit="B", unit_scale=True) if total > SHOWN_FROM else None
-    graph = Graph(artefacts, files, Hasher(bar.update if bar is not None else lambda _: None), may_lack)
+    if bar is not None:
+        hasher.told = bar.update
+    graph = Graph(artefacts, files, hasher, may_lack)
     if bar is not None:
         bar.close()
     order = Order(graph.nodes.values())

@@ -74,6 +74,10 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     read: dict[str, Any] = {**catalogue.input_files(), "checkpoint": config.ckpt_model}
     if config.lora and config.base_model:
         read["base model"] = model_input(config.base_model)
+    read |= catalogue.input_pictures(config.image_path)
+    if config.second_image_path:
+        second = catalogue.input_pictures(config.second_image_path)
+        read |= {f"second {name}": entry for name, entry in second.items()}
     inputs = input_entries(read)
     from src.seqrec.recommender import Recommender  # imports torch: after the checks, so that a fault shows at once
 

@@ -38,6 +38,9 @@ def test_what_is_written(tmp_path):
     written = json.loads(config.results_file.read_text())
     assert {name: written[name] for name in result} == result
     assert {"index", "checkpoint", "items"} <= written["inputs"].keys()
+    first, second = written["inputs"]["pictures"], written["inputs"]["second pictures"]
+    assert (first["image_path"], second["image_path"], second["pictures"]) == ("images", "second", NUM_ITEMS)
+    assert first["sha256"] != second["sha256"]
     assert result["items"] == NUM_ITEMS - len(WITHOUT_PICTURE)
     assert result["chance"] == 1 / NUM_ITEMS
     assert result["chance_text"] == 1  # the title is in the prompt, and no two are alike

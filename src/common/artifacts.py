@@ -181,7 +181,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def file_hash(path: str | Path, told: Callable[[int], None] | None = None) -> str:
+def file_hash(path: str | Path, told: Callable[[int], object] | None = None) -> str:
     """SHA-256 of a file's bytes, in hex; `told` hears of every number of bytes read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,12 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     say_memory(config, loaded, train_parts, collator, ranks)
     if config.preflight:
         return config.output_dir
-    record = run_record(config, input_files(catalogues))
+    record = run_record(config, named_by_dataset(catalogues, Catalogue.input_files))
     check_same({name: file["sha256"] for name, file in record["inputs"].items()}, "data")
     if is_main():
         record["inputs"] |= input_entries({"base model": model_input(config.base_model)})
+        if any(task.needs_images for task in tasks):
+            record["inputs"] |= named_by_dataset(catalogues, lambda one: one.input_pictures(config.image_path))
     record |= {
         "artefact": "fine-tuned model",
         "tasks": [task.name for task in tasks],
@@ -140,13 +143,13 @@ def prompt_settings(config: FinetuneConfig, index: SidIndex) -> PromptSettings:
     )  # fmt: skip
 
 
-def input_files(catalogues: list[Catalogue]) -> dict[str, Path]:
-    """Every file that samples are made of; with several datasets each name begins with the dataset's."""
+def named_by_dataset(catalogues: list[Catalogue], inputs: Callable[[Catalogue], Mapping[str, Any]]) -> dict[str, Any]:
+    """Inputs of every dataset; with several each name begins with the dataset's."""
     several = len(catalogues) > 1
     return {
-        f"{catalogue.name} {name}" if several else name: path
+        f"{catalogue.name} {name}" if several else name: entry
         for catalogue in catalogues
-        for name, path in catalogue.input_files().items()
+        for name, entry in inputs(catalogue).items()
     }
 
 

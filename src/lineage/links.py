@@ -1,47 +1,18 @@
 """Joining artefacts by the hashes of what they were made from, and judging each: is it, and is that, what it was?"""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from src.common.artifacts import file_hash
-from src.common.record import Entry, model_entry, model_files
+from src.common.record import Entry, model_files
 from src.families import HUB_NAME, find_config
 from src.lineage.artefacts import UNREADABLE, Artefact, artefact_of
+from src.lineage.hashes import Hasher
 
 BREAKS = ("unreadable", "changed", "missing", "other version", "missing input")  # the worst first
 SHORT = 12  # characters of a hash that are shown
-
-
-class Hasher:
-    """SHA-256 of files and of models' folders, each worked out once."""
-
-    def __init__(self, told: Callable[[int], None] = lambda _: None):
-        """`told` hears of every number of bytes read."""
-        self.told = told
-        self.known: dict[Path, str] = {}
-
-    def __call__(self, path: Path) -> str:
-        path = path.resolve()
-        if path not in self.known:
-            self.known[path] = self.model(path) if path.is_dir() else file_hash(path, self.told)
-        return self.known[path]
-
-    def model(self, folder: Path) -> str:
-        return model_entry(folder, hash_of=self)["sha256"]
-
-
-def bytes_to_read(artefacts: Iterable[Artefact]) -> int:
-    """About how much hashing reads: what was made, and what it was made from, where that still lies in its place."""
-    places = set()
-    for artefact in artefacts:
-        found = [artefact.place(output) for output in artefact.outputs.values()]
-        found += [Path(entry["path"]) for entry in artefact.inputs.values()]
-        for place in found:
-            places |= {path.resolve() for path in (model_files(place) if place.is_dir() else [place]) if path.is_file()}
-    return sum(path.stat().st_size for path in places)
 
 
 class Fault(NamedTuple):
@@ -174,6 +145,8 @@ class Graph:
         if wanted is None:
             node.notes.append(f"the hash of the {name} {entry['path']} was not recorded")
             return self.owner(place) if place else None
+        if place and "pictures" in entry:
+            return self.find_pictures(node, place, name, entry)
         if place and self.hash(place) == wanted:
             return self.owner(place)
         made = [pair for pair in self.made.get(wanted, ()) if pair[0] is not node]
@@ -202,6 +175,19 @@ class Graph:
             node.faults.append(Fault("missing input", gone))
         return None
 
+    def find_pictures(self, node: Node, folder: Path, name: str, entry: Entry) -> Node:
+        """The node of a dataset whose pictures were an input: they are looked for nowhere else."""
+        try:
+            now, count = self.hash(folder, entry), len(self.hash.pictures_in(folder, entry))
+        except (OSError, ValueError) as error:  # a fault of the items, and told there
+            node.notes.append(f"the {name} of {shown(folder)} cannot be found without its items: {error}")
+            return self.owner(folder)
+        if now != entry["sha256"]:
+            then, wanted = entry["pictures"], entry["sha256"]
+            which = f"{then} pictures, {short(wanted)} then; {count} pictures, {short(now)} now"
+            node.faults.append(Fault("other version", f"made from other {name} of {shown(folder)}: {which}"))
+        return self.owner(folder)
+
     @staticmethod
     def place(artefact: Artefact, path: str) -> Path | None:
         """Where a recorded path leads: from a folder above the record, which may have moved whole, or from here."""
@@ -221,5 +207,7 @@ class Graph:
     def namesakes(self, entry: Entry) -> list[Path]:
         """Files below the given folders that may be this one under another name: of its name first, then of its end."""
         wanted = Path(entry["path"])
+        if "pictures" in entry:
+            return []
         alike = [path for path in self.files if path.is_dir() == ("files" in entry) and path.suffix == wanted.suffix]
         return sorted(alike, key=lambda path: path.name != wanted.name)

@@ -225,11 +225,13 @@ def read_inputs(
 ) -> dict[str, Any]:
     """`inputs` of the results file: data, and the models with their indexes."""
     inputs: dict[str, Any] = {}
-    for number, (member, (_, _, catalogue)) in enumerate(zip(members, checked, strict=True), 1):
+    for number, (member, (task, _, catalogue)) in enumerate(zip(members, checked, strict=True), 1):
         which = f" {number}" if number > 1 else ""
         files = catalogue.input_files()
         inputs |= {name + which if name == "index" else name: path for name, path in files.items()}
         inputs[f"checkpoint{which}"] = member.ckpt_model
+        if task.needs_images:
+            inputs |= catalogue.input_pictures(config.image_path)
     if config.base_model and any(member.lora for member in members):
         inputs["base model"] = model_input(config.base_model)
     if config.fuse_results:

@@ -20,6 +20,8 @@ from src.common.interactions import (
     split_ends,
 )
 from src.common.log import logger
+from src.common.pictures import pictures_entry
+from src.common.record import Entry
 from src.common.sid import SidIndex, join_indexes
 from src.tasks.task import Split
 from src.tasks.texts import UserTexts, hash_buckets
@@ -70,7 +72,7 @@ class Catalogue:
         return self.paths.dataset
 
     def input_files(self) -> dict[str, Path]:
-        """The files that this was read from, by what they are; pictures are left out."""
+        """The files that this was read from, by what they are; of pictures see `input_pictures`."""
         named = {"split": "split.json", "items": "item.json"}
         named |= {"enriched items": "item_enriched_v2.json"} if self.enriched else {}
         named |= {"texts about users": "user.json"} if self.user_texts else {}
@@ -78,6 +80,11 @@ class Catalogue:
         if self.sid_index is not None and self.sid_index.path is not None:
             files["index"] = self.sid_index.path
         return {name: path for name, path in files.items() if path.is_file()}
+
+    def input_pictures(self, image_path: str) -> dict[str, Entry]:
+        """All pictures of the items as one input of a record, broken ones too; nothing where there are none."""
+        files = dataset_readers.find_images(self.paths, self.items, image_path)
+        return pictures_entry(self.paths.folder, files.values(), image_path)
 
     @property
     def interactions_path(self) -> Path:

@@ -101,6 +101,8 @@ def read_inputs(config: TextConfig, plan: Plan) -> dict[str, Any]:
     inputs: dict[str, Any] = {**plan.catalogue.input_files(), "checkpoint": model_input(config.ckpt_model)}
     if config.lora and config.base_model:
         inputs["base model"] = model_input(config.base_model)
+    if any(wording.shows_pictures for wording in plan.wordings):
+        inputs |= plan.catalogue.input_pictures(config.image_path)
     return input_entries(inputs)
 
 

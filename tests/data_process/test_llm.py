@@ -36,6 +36,8 @@ def test_items_are_enriched_from_text_and_picture(data, endpoint, caplog):
     assert table["4"] == {**item_fields(4), **fields, "has_image": True}
     assert {int(item) for item, row in table.items() if not row["has_image"]} == set(WITHOUT_PICTURE)
     assert len(load_enriched_items(DatasetPaths(data, NAME))) == NUM_ITEMS
+    record = json.loads(path.with_suffix(".run.json").read_text())
+    assert record["inputs"]["pictures"]["pictures"] == NUM_ITEMS - len(WITHOUT_PICTURE)
     request = next(request for request in model.requests if "number 4\n" in prompt_of(request))
     assert all(text in prompt_of(request) for text in item_fields(4).values() if not text.startswith("images/"))
     uri = request["messages"][1]["content"][0]["image_url"]["url"]

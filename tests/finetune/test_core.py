@@ -19,7 +19,7 @@ from src.finetune.core import finetune
 from src.models import load_finetuned
 from src.tasks.task import load_task
 from tests.finetune.toy_runs import assert_equal_weights, config_for, log_of, weights_of
-from tests.toy import fresh_model, toy_index
+from tests.toy import fresh_model, toy_catalogue, toy_index
 
 
 # ---- a run from end to end -------------------------------------------------------------------------------------------
@@ -67,6 +67,7 @@ def test_run_record_is_as_documented(pictured_run):
     index = Path(record["index_file"])
     assert record["inputs"]["index"] == {"path": str(index), "sha256": file_hash(index)}
     assert {"interactions", "items"} <= record["inputs"].keys()
+    assert record["inputs"]["pictures"] == toy_catalogue().input_pictures("images")["pictures"]
     assert record["train_samples"] == {"seqrec": 189, "mmitem2index": 80, "index2item": 10}
     assert record["prompt_settings"]["max_his_len"] == config.max_his_len
     assert record["sid_init"] == "text"

@@ -78,6 +78,7 @@ def test_other_tasks(tmp_path, family, task, size):
     assert results["num_samples"] == size
     assert results["test_prompt_ids"] == list(range(len(load_task(task).item_templates)))
     assert results["split"] == ("seen" if size == 40 else "test")  # every item trained
+    assert ("pictures" in results["inputs"]) == (family != "qwen2")
     wordings = results["all_prompt_results"]
     assert len(wordings) == len(results["test_prompt_ids"])
     for name in config.metrics:

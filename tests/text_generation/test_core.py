@@ -89,6 +89,7 @@ def test_other_tasks(tmp_path, family, task, size, fields):
     assert ("title_hit@1" in results["mean_results"]) == (task != "preferenceobtain")
     assert bool(results["baselines"]) == (task not in ("index2item", "mmindex2item"))
     assert results["split"] == ("seen" if size == 40 else "test")
+    assert ("pictures" in results["inputs"]) == (family != "qwen2")
 
 
 def test_longest_answer_comes_from_the_training_split(tmp_path):
@@ -132,6 +133,7 @@ def test_shuffled_pictures_are_others_and_it_is_told(tmp_path):
         for shuffle in (False, True)
     )
     assert read_results(mixed)["shuffle_images"] is True
+    assert read_results(mixed)["inputs"]["pictures"] == read_results(plain)["inputs"]["pictures"]
     answers = [read_predictions(predictions_path(path))["answer"].to_list() for path in (plain, mixed)]
     assert answers[0] != answers[1]
     assert pl.read_csv(tmp_path / "table.csv")["pictures"].to_list() == ["own", "none", "none", "others'"]
