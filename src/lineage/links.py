@@ -1,5 +1,6 @@
 """Joining artefacts by the hashes of what they were made from, and judging each: is it, and is that, what it was?"""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -12,6 +13,7 @@ from src.lineage.artefacts import UNREADABLE, Artefact, artefact_of
 from src.lineage.hashes import Hasher
 
 BREAKS = ("unreadable", "changed", "missing", "other version", "missing input")  # the worst first
+SHARDED = re.compile(r"\.inter\.(parquet|arrow)$")  # a folder of this name is a table
 SHORT = 12  # characters of a hash that are shown
 
 
@@ -119,9 +121,23 @@ class Graph:
             self.judge_output(node, artefact.place(output), output)
         for name, entry in artefact.inputs.items():
             node.made_from[name] = self.find(node, artefact, name, entry)
+        self.judge_shards(node, artefact)
         if not artefact.is_whole and not node.faults:
             told = "only its inputs are recorded" if artefact.inputs else "nothing is recorded"
             node.notes.append(f"{told}: made before there were records, elsewhere, or not finished")
+
+    def judge_shards(self, node: Node, artefact: Artefact) -> None:
+        """Interactions in a folder are one table: a file that came later belongs to it."""
+        read: dict[Path, set[str]] = {}
+        for entry in artefact.inputs.values():
+            place = self.place(artefact, entry["path"])
+            if place and SHARDED.search(place.parent.name):
+                read.setdefault(place.parent, set()).add(place.name)
+        for folder, names in read.items():
+            later = sorted(file.name for file in folder.glob(f"*{folder.suffix}") if file.name not in names)
+            if later:
+                more = f" and {len(later) - 1} more" if len(later) > 1 else ""
+                node.faults.append(Fault("other version", f"made without {shown(folder / later[0])}{more}"))
 
     def judge_output(self, node: Node, place: Path, output: Entry) -> None:
         if not place.exists():

@@ -105,3 +105,16 @@ def test_folders_behind_links_are_looked_into(capsys):
 def test_an_input_without_a_true_hash_ends_nothing(capsys, digest):
     write_record("a.json", {"artefact": "results", "inputs": {"x": {"path": "x.npy", "sha256": digest}}}, {})
     assert seen(capsys)[0]
+
+
+def test_interactions_that_came_later_are_told(capsys):
+    write("data/D/D.inter.parquet/0.parquet", "first")
+    write("x.json", "x")
+    record("x.run.json", "model", {"interactions": "data/D/D.inter.parquet/0.parquet"}, {"x": "x.json"})
+    write("data/D/D.inter.parquet/notes.txt", "no shard")
+    assert seen(capsys)[0]
+    write("data/D/D.inter.parquet/1.parquet", "second")
+    write("data/D/D.inter.parquet/2.parquet", "third")
+    whole, printed = seen(capsys)
+    assert not whole
+    assert any("made without data/D/D.inter.parquet/1.parquet and 1 more" in line for line in printed)
