@@ -82,3 +82,15 @@ def paired_test(
     spread = means.std(ddof=1) if len(means) > 1 else 0.0
     effect = float(means.mean() / spread) if spread else 0.0
     return PairedTest(float(difference.mean()), low, high, (hits + 1) / (num_flips + 1), effect, len(counts))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """(N,) p values of N tests, each raised so that one chance finding among all is as rare as a single p says.
+
+    Reference: Holm, A Simple Sequentially Rejective Multiple Test Procedure (1979).
+    """
+    given = np.asarray(p_values, np.float64)
+    order = np.argsort(given, kind="stable")
+    raised = np.empty_like(given)
+    raised[order] = np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)).clip(max=1)
+    return raised

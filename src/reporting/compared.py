@@ -25,8 +25,8 @@ def metrics_section(group: Group, anchor: str) -> str:
     if group.tests:
         owners = "sample by sample" if group.first.written else "user by user"
         lead += (
-            f" Paired with {group.reference}, {owners}: difference, p of a sign-flip test, effect (Cohen's d); bold:"
-            f" p < {SIGNIFICANT:g}. The p are not corrected for their number."
+            f" Paired with {group.reference}, {owners}: difference, p of a sign-flip test, corrected for the number of"
+            f" runs (Holm), effect (Cohen's d); bold: p < {SIGNIFICANT:g}."
         )
     panels = [f"<div>{dots_of(name, group.ordered)}</div>" for name in group.metrics]
     table = data_table("Metrics", ["run", "samples", *group.metrics], metric_rows(group))

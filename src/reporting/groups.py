@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from src.common.comparison import differences
-from src.common.uncertainty import PairedTest
+from src.common.uncertainty import PairedTest, holm
 from src.reporting.page import whose
 from src.reporting.results import Result
 
@@ -19,7 +19,7 @@ class Group:
     """Results under one protocol, in the order given.
 
     Attributes:
-        tests: of each run but the reference, the paired test of each metric: run minus reference.
+        tests: of each run but the reference, the paired test of each metric: run minus reference; p by Holm.
         reference: name of the run that the others are paired with; None where no two have predictions.
         notes: why tests are missing.
     """
@@ -90,6 +90,16 @@ def test_pairs(group: Group, against: Against) -> None:
             group.tests[result.name] = pair(reference, result)
         except (ValueError, OSError) as error:
             group.notes.append(f"{result.name} is not paired: {error}.")
+    correct(group)
+
+
+def correct(group: Group) -> None:
+    """Raises the p values of a metric for the number of runs that are paired in it."""
+    for name in group.metrics:
+        runs = [run for run, tests in group.tests.items() if name in tests]
+        raised = holm([group.tests[run][name].p_value for run in runs])
+        for run, p_value in zip(runs, raised.tolist(), strict=True):
+            group.tests[run][name] = group.tests[run][name]._replace(p_value=p_value)
 
 
 def pair(reference: Result, result: Result) -> dict[str, PairedTest]:

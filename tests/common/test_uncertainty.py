@@ -52,3 +52,19 @@ def test_p_values_are_uniform_where_nothing_differs():
         base, new = rng.normal(size=(2, 40))
         values.append(uncertainty.paired_test(base, new, range(40), num_flips=500, seed=seed).p_value)
     assert 0.01 <= np.mean(np.array(values) < 0.05) <= 0.11
+
+
+def test_p_values_are_raised_for_their_number():
+    """Worked by hand: .005 x 4, .01 x 3, .03 x 2, and .04, which never falls below the one before it."""
+    np.testing.assert_allclose(uncertainty.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(uncertainty.holm([0.6, 0.7]), [1, 1])
+    assert uncertainty.holm([0.04]).tolist() == [0.04]
+    assert uncertainty.holm([]).shape == (0,)
+
+
+def test_chance_findings_among_many_tests_stay_rare():
+    rng = np.random.default_rng(5)
+    families = rng.random((2000, 10))
+    found = [(uncertainty.holm(family) < 0.05).any() for family in families]
+    assert np.mean(found) == pytest.approx(0.05, abs=0.02)
+    assert (families < 0.05).any(1).mean() > 0.3

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from src.common.artifacts import write_json
+from src.common.uncertainty import holm
 from src.reporting import several
 from src.reporting.people import choose_disputed
 from src.reporting.several import MOST_CASES, SeveralConfig, write_comparison
@@ -36,6 +37,16 @@ def test_known_numbers_intervals_and_paired_tests(made):
     assert f"good: {table['mean_results']['hit@10']:.4f}, 95 % interval {low:.4f} to {high:.4f}" in page
     assert "Paired with good" in page
     assert "Paired with bad" in page_of(made, bad, good, against="first")
+
+
+def test_p_values_count_how_many_runs_are_paired(made):
+    good, *others = made.ranked("good", 0.5), made.ranked("near", 0.45), made.ranked("far", 0.4)
+    alone = [compare(good, other, ["hit@10"])[0].test.p_value for other in others]
+    page = page_of(made, good, *others)
+    shown = {row[0]: row[3] for row in rows_of(page, "Metrics")[1:]}
+    for run, p_value in zip(("near", "far"), holm(alone), strict=True):
+        assert f", p {p_value:.3f}, " in shown[run].replace("p < .001", "p 0.000")
+    assert "corrected for the number of runs (Holm)" in page
 
 
 def test_what_does_not_compare_never_shares_a_table(made):
