@@ -180,6 +180,29 @@ def test_ranks_that_have_read_other_data_end_everywhere(monkeypatch):
     meeting.check_same("same", "data")
 
 
+def test_files_that_other_machines_wrote_are_waited_for(tmp_path, monkeypatch):
+    """Network storage may show them late; without waiting, samples were missing and the advice was to begin anew."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    late, polls = tmp_path / "0-7.npz", []
+
+    def gather(value):
+        return [value, (["0-7.npz"], "m1")] if isinstance(value, tuple) else [value, []]
+
+    def sleep(_):
+        polls.append(1)
+        if len(polls) == 3:
+            late.touch()
+
+    monkeypatch.setattr(meeting, "gather", gather)
+    monkeypatch.setattr(meeting.time, "sleep", sleep)
+    meeting.wait_until_seen(tmp_path, [])
+    assert len(polls) == 3
+    late.unlink()
+    monkeypatch.setattr(meeting, "SEEN_SECONDS", 0.0)
+    with pytest.raises(TimeoutError, match=r"0-7.npz, written on m1, is not seen by rank 0 .*\(1 files\).*it goes on"):
+        meeting.wait_until_seen(tmp_path, [])
+
+
 def refused(processes: tuple[int, ...], *commands: tuple) -> list[str]:
     """A command for each machine; all must end with an error, soon."""
     with machines(*processes) as start:

@@ -9,6 +9,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MEETING_SECONDS = 1800.0  # ranks check data before they meet, and one of them may see a slower disk
 POLL_SECONDS = 0.2
+SEEN_SECONDS = 120.0  # for what work has made: storage may keep an old list of names for a minute
 SHARED_SECONDS = 10.0  # after which a new file is seen on network storage that caches names
 
 
@@ -93,6 +95,30 @@ def check_shared(folder: Path, flag: str) -> None:
         raise ValueError(
             f"rank 0 writes into {whole}, which {len(blind)} of {world_size()} ranks do not see, the first being"
             f" {blind[0]}: give one {flag} that all machines share"
+        )
+
+
+def wait_until_seen(folder: Path, names: list[str]) -> None:
+    """Waits until rank 0 sees the files that this and every other rank has written into a shared folder.
+
+    Raises:
+        TimeoutError: on every rank, where it does not.
+    """
+    if world_size() == 1:
+        return
+    written = gather((names, socket.gethostname()))
+    missing: list[Path] = []
+    if is_main():
+        deadline = time.monotonic() + SEEN_SECONDS
+        wanted = [folder / name for name in chain.from_iterable(part for part, _ in written)]
+        while (missing := [path for path in wanted if not path.is_file()]) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+    missing = gather(missing)[0]
+    if missing:
+        who = next(host for part, host in written if missing[0].name in part)
+        raise TimeoutError(
+            f"{missing[0]}, written on {who}, is not seen by rank 0 after {SEEN_SECONDS:.0f} s ({len(missing)} files):"
+            f" the storage shows new files too late. Start the same command again: it goes on from them"
         )
 
 

@@ -11,9 +11,9 @@ from typing import Any, Self
 import numpy as np
 
 from src.common.artifacts import atomic_path, file_hash, read_json, write_json
-from src.common.distributed import barrier, is_main, shard
+from src.common.distributed import barrier, gather, is_main, shard
 from src.common.log import progress
-from src.common.machines import check_same, check_shared
+from src.common.machines import check_same, check_shared, wait_until_seen
 from src.common.record import plain
 
 SAVE_SECONDS = 60  # how much work a killed run may lose
@@ -68,12 +68,14 @@ class Parts:
             with np.load(path, allow_pickle=False) as part:
                 yield part["samples"], {name: part[name] for name in part.files if name != "samples"}
 
-    def save(self, prompt_id: int, samples: Sequence[np.ndarray], arrays: Sequence[Arrays]) -> None:
-        """Writes what was made of some batches."""
+    def save(self, prompt_id: int, samples: Sequence[np.ndarray], arrays: Sequence[Arrays]) -> str:
+        """Writes what was made of some batches; gives the file's name."""
         tables: dict[str, Any] = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
         tables["samples"] = np.concatenate(samples)
-        with atomic_path(self.folder / f"{prompt_id}-{int(samples[0][0])}.npz") as temporary:
+        name = f"{prompt_id}-{int(samples[0][0])}.npz"
+        with atomic_path(self.folder / name) as temporary:
             np.savez(temporary, **tables)
+        return name
 
     def work(
         self,
@@ -82,20 +84,27 @@ class Parts:
         answer: Callable[[np.ndarray], Arrays],
         what: str = "decoding",
     ) -> int:
-        """Does this rank's share of the batches that are not on disk yet; gives the number of samples."""
-        finished = {int(i) for numbers, _ in self.read(prompt_id) for i in numbers}
-        barrier()  # every rank has read what is done before any writes more
+        """Does this rank's share of the batches that are not on disk yet; gives the number of samples.
+
+        All ranks leave together, when rank 0 sees what they have written.
+        """
+        seen = [numbers for numbers, _ in self.read(prompt_id)]
+        # What rank 0 has read counts for all, before any writes more: they share one rest, though storage that several
+        # machines mount may show one of them less.
+        finished = set(gather(np.concatenate([np.empty(0, np.int64), *seen]))[0].tolist())
         mine = shard([batch for batch in batches if int(batch[0]) not in finished])
         numbers, arrays, asked, saved = [], [], 0, time.time()
+        written: list[str] = []
         for batch in progress(mine, desc=what, unit="batch"):
             arrays.append(answer(batch))
             numbers.append(batch)
             asked += len(batch)
             if time.time() - saved > SAVE_SECONDS:
-                self.save(prompt_id, numbers, arrays)
+                written.append(self.save(prompt_id, numbers, arrays))
                 numbers, arrays, saved = [], [], time.time()
         if numbers:
-            self.save(prompt_id, numbers, arrays)
+            written.append(self.save(prompt_id, numbers, arrays))
+        wait_until_seen(self.folder, written)
         return asked
 
     def remove(self) -> None:

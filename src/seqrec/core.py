@@ -206,7 +206,6 @@ def ask_models(
                 done = sum(ask(ranker, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
             heard = heard._replace(num_asked=heard.num_asked + done)
             heard.parts.append(parts)
-            barrier()
             if is_main():
                 found = [collect(parts, i, samples, catalogue, ranker.list_length) for i in prompt_ids]
                 chances = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from src.common.artifacts import check_writable, write_text
-from src.common.distributed import barrier, finish, init_process_group, is_main, resolve_device
+from src.common.distributed import finish, init_process_group, is_main, resolve_device
 from src.common.interactions import interaction_files
 from src.common.log import logger, setup_logging
 from src.common.parts import Parts, cut_batches, key_of
@@ -76,7 +76,6 @@ def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[in
             return {"texts": np.array(whole.texts, str), "cut": whole.cut, "control": whole.control}
 
         parts.work(wording.prompt_id, cut_batches(sizes, config.test_batch_size), ask, "writing")
-    barrier()
     told = {"max_new_tokens": limits, "seconds": round(time.time() - started, 1)}
     finish()  # rank 0 judges alone, however long that takes
     if not is_main():

@@ -13,8 +13,9 @@ BATCHES = cut_batches(SIZES, 4)
 
 @pytest.fixture(autouse=True)
 def _ranks_in_turn(monkeypatch):
-    for name in ("barrier", "check_same", "check_shared"):
+    for name in ("barrier", "check_same", "check_shared", "wait_until_seen"):
         monkeypatch.setattr(common_parts, name, lambda *_: None)
+    monkeypatch.setattr(common_parts, "gather", lambda value: [value])
 
 
 def become(monkeypatch, rank: int, ranks: int) -> None:
