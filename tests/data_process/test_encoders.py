@@ -221,13 +221,13 @@ def test_any_encoder_of_texts(data, bert):
 
 
 def test_sentence_encoders_pool_as_they_were_trained(data, bert, tmp_path):
-    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     folder = tmp_path / "sentence"
     word = Transformer(str(bert))
     modules = [word, Pooling(word.get_embedding_dimension(), "cls"), Normalize()]
-    library.SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
     config = TextConfig(dataset="Demo", data_path=data, model=str(folder), device="cpu", max_length=30)
     own = rows(text_embeddings.extract(config))
     assert (data / "Demo" / "Demo.emb-sentence-td.npy").is_file()
