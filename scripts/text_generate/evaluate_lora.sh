@@ -3,6 +3,6 @@
 # It takes the variables and flags of scripts/text_generate/evaluate.sh; DRY_RUN=1 only prints the command.
 #   DATASET=Games BASE_MODEL=./models/mine CKPT_MODEL=./output/Games/mine bash scripts/text_generate/evaluate_lora.sh
 set -euo pipefail
-LORA=True
+: "${LORA:=True}"
 # shellcheck source=scripts/text_generate/evaluate.sh
 source "$(dirname "$0")/evaluate.sh"
