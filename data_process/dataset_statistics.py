@@ -10,6 +10,7 @@ import polars as pl
 from data_process.interactions import Interactions, offsets_of
 from src.common.artifacts import DatasetPaths, atomic_path, write_json
 from src.common.dataset_readers import ITEM_FIELDS
+from src.common.figures import save_figure
 from src.common.log import logger
 
 if TYPE_CHECKING:
@@ -106,4 +107,4 @@ def write_statistics(
         from data_process.plots import draw_interactions
 
         with atomic_path(paths.file("statistics.png")) as temporary:
-            draw_interactions(paths.dataset, interactions, ticks).savefig(temporary, dpi=110)
+            save_figure(draw_interactions(paths.dataset, interactions, ticks), temporary, dpi=110)

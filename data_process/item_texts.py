@@ -59,13 +59,15 @@ class ItemTable:
         self.wanted = pl.DataFrame({"item": names.gather(wanted), "code": wanted})
         self.has_row = np.zeros(len(names), bool)
         self.frames: list[pl.DataFrame] = []
-        self.repeats = 0
+        self.repeats, self.first_repeat = 0, ""
 
     def read(self, blocks: Iterable[pl.DataFrame]) -> "ItemTable":
         for block in blocks:
-            found = block.join(self.wanted, on="item", how="inner", maintain_order="left").drop("item")
-            once = found.unique("code", keep="first", maintain_order=True)
-            once = once.filter(pl.Series(~self.has_row[once["code"].to_numpy()]))
+            found = block.join(self.wanted, on="item", how="inner", maintain_order="left")
+            is_new = found["code"].is_first_distinct() & ~pl.Series(self.has_row[found["code"].to_numpy()])
+            once = found.filter(is_new).drop("item")
+            if once.height < found.height and not self.repeats:
+                self.first_repeat = found["item"][int(is_new.arg_min() or 0)]
             self.repeats += found.height - once.height
             self.has_row[once["code"].to_numpy()] = True
             self.frames.append(once.with_columns(clean_column(once[field]) for field in ITEM_FIELDS))

@@ -1,6 +1,8 @@
 """CSV and Parquet tables with columns of any name, a batch of rows at a time."""
 
 import codecs
+import csv
+import gzip
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +14,10 @@ from src.common.dataset_readers import ITEM_FIELDS
 BATCH_ROWS = 1 << 17
 SEPARATORS = {";": "';'", "|": "'|'", "\t": r"$'\t'"}  # as a shell takes them
 REMEDY = "What is None there is missing, or another kind than the flags say (dates in words: --time_unit text)"
+DATES = (
+    "What is None there is missing, or no date such as 2024-05-01, 2024/5/1 8:30 or 2024-05-01T12:30:00Z: rewrite it so"
+)
+NO_CHARACTER = "\ufffd"  # stands where bytes are no UTF-8
 
 
 class Table:
@@ -29,19 +35,25 @@ class Table:
         with open(path, "rb") as file:
             start = file.read(2)
         is_gzip = start == GZIP_MAGIC
+        self.is_text = path.suffix != ".parquet"
+        self.separator = separator or ("\t" if {".tsv", ".inter", ".item"} & set(path.suffixes) else ",")
         if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # "Unicode text" of a spreadsheet
             raise ValueError(f"{flag} {path} is in UTF-16: iconv -f UTF-16 -t UTF-8 {path} > utf8.csv")
         if path.suffix == ".gz" and not is_gzip:
             raise ValueError(f"{flag} {path} is no gzip file, for all its name")
-        if path.suffix == ".parquet":
-            self.frame = pl.scan_parquet(path)
+        if self.is_text:
+            self.frame = pl.scan_csv(path, separator=self.separator, infer_schema=False, encoding="utf8")
         else:
-            default = "\t" if {".tsv", ".inter", ".item"} & set(path.suffixes) else ","
-            self.frame = pl.scan_csv(path, separator=separator or default, infer_schema=False, encoding="utf8")
+            self.frame = pl.scan_parquet(path)
         try:
             self.columns = self.frame.collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise ValueError(f"{flag} {path} cannot be read ({_first_line(error)}): is it whole?") from error
+        if any(NO_CHARACTER in name for name in self.columns):
+            raise ValueError(f"{flag} {path} is not in UTF-8: {self._to_utf8()}")
+
+    def _to_utf8(self) -> str:
+        return f"iconv -f GB18030 -t UTF-8 {self.path} > utf8.csv; western files: -f LATIN1"
 
     def check(self, wanted: Mapping[str, str]) -> None:
         """Raises ValueError where a column that a flag names is missing."""
@@ -53,16 +65,15 @@ class Table:
 
     def batches(self, columns: Mapping[str, pl.Expr], required: list[str]) -> Iterator[pl.DataFrame]:
         """The columns made by the expressions; rows that lack a required one are left out and counted."""
-        batches = self.frame.select(**columns).collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
+        # Of text all columns are parsed: else a line with a value too many would give its neighbours', unnoticed.
+        flags = pl.QueryOptFlags(projection_pushdown=not self.is_text)
+        frame = self.frame.select(**columns)
+        batches = frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, optimizations=flags)
         while True:
             try:
                 batch = next(batches, None)
             except (pl.exceptions.PolarsError, OSError) as error:
-                raise ValueError(
-                    f"{self.flag} {self.path} cannot be read to its end ({_first_line(error)}): it is cut off, has"
-                    f" a quote that is not closed, values that the flags do not fit, or is not in UTF-8 (then:"
-                    f" iconv -f LATIN1 -t UTF-8 {self.path} > utf8.csv)"
-                ) from error
+                raise ValueError(self._why(error)) from error
             if batch is None:
                 return
             good = batch.select(pl.all_horizontal(pl.col(required).is_not_null())).to_series()
@@ -74,6 +85,28 @@ class Table:
             self.tally.malformed += bad
             self.tally.check()
             yield batch.filter(good)
+
+    def _why(self, error: Exception) -> str:
+        """What is wrong with a table that polars gave up."""
+        if "more fields" in str(error) and (place := self._line_too_long()):
+            line, values = place
+            return (
+                f"{self.flag} {self.path}, line {line}: {len(values)} values for {len(self.columns)} columns, {values}."
+                f" Put quotes around values that hold the separator {self.separator!r}"
+            )
+        return (
+            f"{self.flag} {self.path} cannot be read to its end ({_first_line(error)}): it is cut off, has a quote that"
+            f" is not closed, values that the flags do not fit, or is not in UTF-8 (then: {self._to_utf8()})"
+        )
+
+    def _line_too_long(self) -> tuple[int, list[str]] | None:
+        """The first line with more values than there are columns, and its values."""
+        with open(self.path, "rb") as file:
+            is_gzip = file.read(2) == GZIP_MAGIC
+        opened = gzip.open if is_gzip else open
+        with opened(self.path, "rt", encoding="utf-8", errors="replace", newline="") as lines:
+            reader = csv.reader(lines, delimiter=self.separator)
+            return next(((reader.line_num, row) for row in reader if len(row) > len(self.columns)), None)
 
 
 def _first_line(error: Exception) -> str:
@@ -110,6 +143,8 @@ def interaction_blocks(
     """
     columns = {"user": _name(user), "item": _name(item)}
     if time:
+        if ticks_of_unit is None:
+            table.tally.remedy = DATES
         columns["time"] = _milliseconds(time, table.columns[time], ticks_of_unit)
     yield from table.batches(columns, list(columns))
 

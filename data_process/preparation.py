@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from src.common.artifacts import DatasetPaths
 from src.common.cli import add_switch, check_at_least
+from src.common.log import logger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,12 +193,19 @@ def _select(config: PreparationConfig, source: Source, funnel: Funnel) -> "tuple
 
     interactions = read_interactions(source.interactions)
     funnel.read = interactions.num_rows
+    if not funnel.read:
+        raise ValueError(f"{config.input_path} has no interaction: it ends after its first line, or none can be used")
     interactions = core(interactions)
     funnel.in_reach = interactions.num_rows
     table = None
     if source.items is not None and funnel.in_reach:
         table = ItemTable(interactions.item_names, interactions.items).read(source.items)
         funnel.repeated_items = table.repeats
+        if table.repeats:
+            shown = (
+                "%d rows of the file of items name an item again, the first being %r: of each item the first row counts"
+            )
+            logger.warning(shown, table.repeats, table.first_repeat)
         if not table.has_row.any():
             raise ValueError(
                 f"none of the items of {config.input_path} that have {config.item_k} interactions stands in the file of"

@@ -11,7 +11,7 @@ import numpy as np
 from index.metrics import all_prefix_groups
 from index.neighbours import NUM_NEIGHBOURS
 from src.common.artifacts import atomic_path
-from src.common.figures import GREY, PALETTE, new_figure
+from src.common.figures import GREY, PALETTE, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -229,4 +229,4 @@ def _say(panel: Any, text: str) -> None:
 
 def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
+        save_figure(figure, temporary, dpi=100)

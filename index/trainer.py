@@ -117,7 +117,7 @@ class Trainer:
         if is_main():
             record = {"artefact": "RQ-VAE run", **run_record(config, self.inputs())}
             write_record(self.folder.path / "config.json", record)
-        logger.info(f"config: {json.dumps(plain(config))}")
+        logger.info(f"config: {json.dumps(plain(config), ensure_ascii=False)}")
         if config.quantizer not in TRAINED:
             return self.fit_at_once(started)
         if config.warmup_epochs >= config.epochs and self.epoch == 0:

@@ -2,7 +2,7 @@
 #   launch LOGFILE COMMAND [ARGUMENT...]
 # prints the command as it can be pasted and runs it in the background, where it outlives the terminal. The log's folder
 # is made; the process id lies beside the log, in the same name with .pid. Data that the command names must be there; one
-# that fails within two seconds has its log shown and its exit status returned.
+# that fails within two seconds (six under torchrun) has its log shown and its exit status returned.
 #   launch_ranks LOGFILE PROGRAM [ARGUMENT...]
 # starts PROGRAM, a file or -m and a module, by torchrun as NPROC processes, which meet at MASTER_PORT. From the environment:
 #   DRY_RUN=1      only print the command
@@ -14,8 +14,9 @@
 # The python3 on PATH is used where it has torch, else the environment of scripts/env.sh.
 # shellcheck shell=bash
 
-WATCH_TENTHS=20 # how long a command that was started is watched, in tenths of a second
-TAIL_LINES=20   # of the log of a command that failed at once
+WATCH_TENTHS=20       # how long a command that was started is watched, in tenths of a second
+RANKS_WATCH_TENTHS=60 # the same under torchrun, which takes some seconds to start
+TAIL_LINES=20         # of the log of a command that failed at once
 : "${RUN_STAMP:=$(date +%Y%m%d%H%M%S)}"
 
 ask_help=""
@@ -110,6 +111,12 @@ check_inputs() { # data, index, weights and checkpoint that the command names mu
   done
 }
 
+message_of() { # the last lines of log $1, at most $2: without the pages that torchrun adds to what a rank said
+  local said
+  said="$(sed '/torch.distributed.elastic.*failed (exitcode/,$d' "$1" | tail -n "$2")"
+  printf '%s\n' "${said:-$(tail -n "$2" "$1")}"
+}
+
 launch() {
   if [[ $# -lt 2 ]]; then
     echo "usage: launch LOGFILE COMMAND [ARGUMENT...]" >&2
@@ -141,6 +148,9 @@ launch() {
       sh -c "$start" "$pid_file" "$@" 2>&1 | tee "$log_file"
     ) || status=$?
     rm -f "$pid_file"
+    if [[ $status != 0 && "$1" == torchrun ]]; then
+      echo "it ended with status $status: $(message_of "$log_file" 1)" >&2
+    fi
     return "$status"
   fi
 
@@ -160,7 +170,7 @@ launch() {
     rm -f "$pid_file"
     if [[ $status != 0 ]]; then
       echo "it ended at once, with status $status. The end of its log, $log_file:" >&2
-      tail -n "$TAIL_LINES" "$log_file" >&2
+      message_of "$log_file" "$TAIL_LINES" >&2
       return "$status"
     fi
     echo "done at once, log $log_file"
@@ -172,7 +182,7 @@ launch() {
 }
 
 launch_ranks() {
-  local log_file="$1" nodes=()
+  local log_file="$1" nodes=() WATCH_TENTHS="$RANKS_WATCH_TENTHS"
   shift
   if [[ "${NNODES:-1}" != 1 ]]; then
     if [[ ! "$NNODES" =~ ^[1-9][0-9]*$ || ! "${NODE_RANK:-}" =~ ^[0-9]+$ || "${NODE_RANK:-0}" -ge "$NNODES" ]]; then

@@ -151,6 +151,23 @@ def model_input(model: str | Path) -> Entry:
     return model_entry(config.parent, named=model)
 
 
+def base_input(ckpt_model: str | Path, base_model: str | Path) -> Entry:
+    """`base_model` as an input of what an adapter is used for.
+
+    Raises:
+        ValueError: a file of its weights is another than when the adapter was trained: what it adds fits nothing here.
+    """
+    entry, record = model_input(base_model), Path(ckpt_model, "run.json")
+    before = read_json(record).get("inputs", {}).get("base model", {}) if record.is_file() else {}
+    for name, digest in before.get("files", {}).items():
+        if name.endswith((".safetensors", ".bin")) and entry.get("files", {}).get(name, digest) != digest:
+            raise ValueError(
+                f"--base_model {base_model} is not what {ckpt_model} was trained on, {before['path']}: its {name} holds"
+                f" other weights. Give that one"
+            )
+    return entry
+
+
 def check_base_model(model: str | Path, model_type: str | None = None) -> None:
     """Refuses a model that is not there, or is of the wrong family, as far as this machine's files tell.
 
@@ -248,6 +265,14 @@ def check_finetuned(ckpt_model: str | Path, base_model: str | Path | None, lora:
     if base_model is None:
         raise ValueError("--lora needs --base_model: the adapter holds only what differs from it")
     check_base_model(base_model)
+    record, config = ckpt / "run.json", find_config(base_model)
+    trained = read_json(record).get("config", {}).get("model_type") if record.is_file() else None
+    if config and trained in FAMILIES:
+        kind = read_json(config).get("model_type")
+        if kind not in FAMILIES[trained].config_types:
+            raise ValueError(
+                f"--base_model {base_model} is a {kind}, and {ckpt} was trained on a {trained}: give that one"
+            )
     check_weights(ckpt)
 
 

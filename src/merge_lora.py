@@ -23,13 +23,14 @@ def merge_lora(base_model: str, ckpt_model: Path, output_dir: Path, bf16: bool =
     """
     from src.common.artifacts import check_writable
     from src.common.log import logger, setup_logging
-    from src.families import check_finetuned, model_input
+    from src.families import base_input, check_finetuned
 
     setup_logging()
     check_finetuned(ckpt_model, base_model, lora=True)
     if output_dir.resolve() in (ckpt_model.resolve(), Path(base_model).resolve()):
         raise ValueError(f"--output_dir {output_dir} is what is merged: give another folder")
     check_writable(output_dir / "config.json")
+    inputs = {"adapter": ckpt_model, "base model": base_input(ckpt_model, base_model)}
     import torch  # after the checks, so that a fault shows at once
 
     from src.models import load_finetuned, save_plain, write_merged_record
@@ -37,7 +38,6 @@ def merge_lora(base_model: str, ckpt_model: Path, output_dir: Path, bf16: bool =
     loaded = load_finetuned(ckpt_model, base_model, lora=True, dtype=torch.float32)
     if bf16:
         loaded.model.to(torch.bfloat16)
-    inputs = {"adapter": ckpt_model, "base model": model_input(base_model)}
     save_plain(loaded, output_dir, ckpt_model)
     write_merged_record(output_dir, inputs)
     logger.info("merged model in %s: evaluate it without --lora", output_dir)

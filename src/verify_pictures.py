@@ -41,7 +41,7 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     from src.common.images import undecodable
     from src.common.log import logger, setup_logging
     from src.common.record import input_entries, write_record
-    from src.families import model_input
+    from src.families import base_input
     from src.seqrec.core import check
     from src.tasks.task import ITEM_TEXTS
 
@@ -73,7 +73,7 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     check_writable(config.results_file)
     read: dict[str, Any] = {**catalogue.input_files(), "checkpoint": config.ckpt_model}
     if config.lora and config.base_model:
-        read["base model"] = model_input(config.base_model)
+        read["base model"] = base_input(config.ckpt_model, config.base_model)
     read |= catalogue.input_pictures(config.image_path)
     if config.second_image_path:
         second = catalogue.input_pictures(config.second_image_path)

@@ -6,7 +6,8 @@ import shutil
 import pytest
 from huggingface_hub import constants
 
-from src.families import check_base_model, check_finetuned, family_of
+from src.common.record import model_entry
+from src.families import base_input, check_base_model, check_finetuned, family_of
 from tests.toy import tiny_model
 
 
@@ -115,3 +116,37 @@ def test_weights_that_are_not_whole_are_refused(tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2"}}))
     with pytest.raises(FileNotFoundError, match=r"lacks 2 of 2 files of weights, 1\.safetensors first"):
         check_base_model(folder)
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """Of a tiny Qwen2, as far as records tell."""
+    folder, base = tmp_path / "adapter", tiny_model("qwen2")
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    shutil.copy(base / "model.safetensors", folder / "adapter_model.safetensors")
+    record = {"config": {"model_type": "qwen2_5"}, "inputs": {"base model": model_entry(base)}}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_the_base_of_an_adapter_is_of_its_family(adapter):
+    """A text model under an adapter of a vision-language one used to end in a traceback."""
+    check_finetuned(adapter, tiny_model("qwen2"), True)
+    with pytest.raises(ValueError, match=r"is a qwen3, and .*adapter was trained on a qwen2_5: give that one"):
+        check_finetuned(adapter, tiny_model("qwen3"), True)
+
+
+def test_the_base_of_an_adapter_has_the_weights_that_it_had(adapter, tmp_path):
+    """Another model of the same shapes used to be evaluated without a word."""
+    base = tiny_model("qwen2")
+    other = shutil.copytree(base, tmp_path / "other")
+    (other / "generation_config.json").write_text("{}")
+    assert base_input(adapter, other)["files"]["model.safetensors"] == model_entry(base)["files"]["model.safetensors"]
+    with (other / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\x01\x02\x03\x04")
+    with pytest.raises(ValueError, match=r"other is not what .*adapter was trained on, .*: its model\.safetensors"):
+        base_input(adapter, other)
+    (adapter / "run.json").unlink()  # an adapter of another system
+    assert base_input(adapter, other)["path"]

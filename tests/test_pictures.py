@@ -11,7 +11,7 @@ from data_process.plots import draw_agreement, draw_categories, draw_shares, dra
 from index.codebook_map import Meaning
 from index.plots import draw_codebooks
 from src.common.figures import GREY, PALETTE, new_figure
-from src.reporting.gallery import draw_cases, draw_items
+from src.reporting.gallery import draw_cases, draw_items, lines_of
 from src.seqrec.calibration import Promises, reliability
 from src.seqrec.cases import Case
 from src.seqrec.plots import draw_outcomes, draw_promises, draw_reliability, draw_survival
@@ -172,6 +172,14 @@ def test_titles_are_shown_as_they_are(title, with_picture):
     catalogue = replace(toy_catalogue(), items={0: {"title": title}}, image_files=files)
     figure = draw_items(catalogue, {f"row of {title[:9]}": [0]})
     assert (title[:9] or "item 0") in words(figure).replace("\n", " ")
+
+
+def test_titles_without_blanks_are_cut_by_their_width():
+    """A long Chinese title was one word, of which only the three dots were left; a short one was twice too wide."""
+    assert lines_of("夏季新款男士纯棉短袖上衣宽松圆领", 18, 2) == ["夏季新款男士纯棉短", "袖上衣宽松圆领"]
+    assert lines_of("夏季新款男士纯棉短袖上衣宽松圆领青年学生", 18, 2) == ["夏季新款男士纯棉短", "袖上衣宽松圆领青 …"]
+    assert lines_of("Cedar black nylon cushion, model 4 of 7", 18, 2) == ["Cedar black nylon", "cushion, model 4 …"]
+    assert lines_of("", 18, 2) == []
 
 
 def test_names_of_categories_are_no_formulas():

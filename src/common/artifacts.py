@@ -129,7 +129,7 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}). Save it as UTF-8, e.g.:"
-            f" iconv -f LATIN1 -t UTF-8 {path} > utf8.json"
+            f" iconv -f GB18030 -t UTF-8 {path} > utf8.json; western files: -f LATIN1"
         ) from error
 
 

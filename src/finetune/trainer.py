@@ -238,8 +238,8 @@ def check_finite(logs: Mapping[str, Any], step: int) -> None:
     for name, value in logs.items():
         if (name == "loss" or name.startswith("eval_loss")) and not math.isfinite(value):
             raise ValueError(
-                f"{name} is {value} at step {step}: lower --learning_rate, or raise --warmup_ratio. What was saved"
-                f" before is kept; --resume_from_checkpoint goes on from it"
+                f"{name} is {value} at step {step}: begin anew with a lower --learning_rate, or a higher"
+                f" --warmup_ratio. What was saved before is kept"
             )
 
 

@@ -1,8 +1,9 @@
 """Rows of items as one picture, each row with a name: for notebooks, and for pictures in documents."""
 
 from collections.abc import Mapping, Sequence
-from textwrap import shorten, wrap
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 from src.common.figures import PALETTE, new_figure
 from src.common.images import open_image
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELL = (1.15, 1.55)  # inches
-NAME_WIDTH, TITLE_WIDTH = 22, 18  # characters of a line
+NAME_WIDTH, TITLE_WIDTH = 22, 18  # characters of a line; Chinese ones count twice
+TITLE_LINES = 2
 PIXELS = (200, 200)
 PLAIN: dict[str, Any] = {"parse_math": False}  # a dollar is a price
 
@@ -36,7 +38,7 @@ def draw_items(
         panel.axis("off")
     for number, (name, items) in enumerate(rows.items()):
         first, *others = panels[number * (widest + 1) : (number + 1) * (widest + 1)]
-        lines = [line for part in name.split("\n") for line in wrap(part, NAME_WIDTH)]
+        lines = [line for part in name.split("\n") for line in lines_of(part, NAME_WIDTH)]
         first.text(1, 0.5, "\n".join(lines), ha="right", va="center", fontsize=8, transform=first.transAxes, **PLAIN)
         for panel, item in zip(others, items, strict=False):
             _draw_item(panel, catalogue, int(item), (marked or {}).get(name) == item)
@@ -54,16 +56,25 @@ def draw_cases(catalogue: Catalogue, cases: Sequence[Case], top_k: int = 5) -> "
     return draw_items(catalogue, rows, marked)
 
 
+def lines_of(text: str, width: int, most: int | None = None) -> list[str]:
+    """`text` in at most so many lines of `width` characters; wide ones, which no blanks part, count twice."""
+    second = "\0"  # of a wide character
+    lines = wrap("".join(sign + second * (east_asian_width(sign) in "WF") for sign in text), width)
+    if most is not None and len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1][: width - 2].rstrip() + " …"]
+    return [line.replace(second, "") for line in lines]
+
+
 def _draw_item(panel: Any, catalogue: Catalogue, item: int, is_marked: bool) -> None:
-    title = shorten(catalogue.items[item]["title"].strip() or f"item {item}", 2 * TITLE_WIDTH, placeholder=" …")
+    title = "\n".join(lines_of(catalogue.items[item]["title"].strip() or f"item {item}", TITLE_WIDTH, TITLE_LINES))
     path = catalogue.image_files.get(item)
     if path is None:
-        panel.text(0.5, 0.5, "\n".join(wrap(title, TITLE_WIDTH)), ha="center", va="center", fontsize=7, **PLAIN)
+        panel.text(0.5, 0.5, title, ha="center", va="center", fontsize=7, **PLAIN)
         return
     image = open_image(path)
     image.thumbnail(PIXELS)
     panel.imshow(image)
-    panel.set_title("\n".join(wrap(title, TITLE_WIDTH)), fontsize=7, y=-0.05, va="top", pad=0, **PLAIN)
+    panel.set_title(title, fontsize=7, y=-0.05, va="top", pad=0, **PLAIN)
     if is_marked:
         panel.axis("on")
         panel.set(xticks=[], yticks=[])

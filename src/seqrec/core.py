@@ -26,7 +26,7 @@ from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
 from src.common.parts import key_of
 from src.common.record import input_entries
-from src.families import check_finetuned, check_index, check_weights, model_input
+from src.families import base_input, check_finetuned, check_index, check_weights
 from src.prompt_settings import check_templates, checkpoint_settings
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
@@ -231,8 +231,9 @@ def read_inputs(
         inputs[f"checkpoint{which}"] = member.ckpt_model
         if task.needs_images:
             inputs |= catalogue.input_pictures(config.image_path)
-    if config.base_model and any(member.lora for member in members):
-        inputs["base model"] = model_input(config.base_model)
+    for member in members:
+        if config.base_model and member.lora:
+            inputs["base model"] = base_input(member.ckpt_model, config.base_model)
     if config.fuse_results:
         inputs["SASRec results"] = config.fuse_results
     return input_entries(inputs)

@@ -229,6 +229,9 @@ def load_catalogue(
     sid_index = None
     if index_file is not None:
         sid_index = index_files.load_sid_index(index_files.resolve_index_file(index_file, paths), item_ids)
+        if (made_of := sid_index.meta.get("dataset", dataset)) != dataset:
+            logger.warning("%s is of the dataset %s, not %s: right only if both number the same items alike",
+                           sid_index.path, made_of, dataset)  # fmt: skip
     image_files = dataset_readers.find_images(paths, items, image_path) if image_path else {}
     return Catalogue(
         paths, users, offsets, sequences.items, train_end, valid_end, item_ids, items, sid_index, image_files,

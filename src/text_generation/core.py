@@ -13,7 +13,7 @@ from src.common.interactions import interaction_files
 from src.common.log import logger, setup_logging
 from src.common.parts import Parts, cut_batches, key_of
 from src.common.record import input_entries, plain, write_record
-from src.families import model_input
+from src.families import base_input, model_input
 from src.text_generation.config import TextConfig
 from src.text_generation.judging import COPIES, copied, judge, rows_of, summarize, table_lines
 from src.text_generation.plan import Plan, Wording, check, holdout_of
@@ -99,7 +99,7 @@ def read_inputs(config: TextConfig, plan: Plan) -> dict[str, Any]:
     """`inputs` of the results file: data, index and model."""
     inputs: dict[str, Any] = {**plan.catalogue.input_files(), "checkpoint": model_input(config.ckpt_model)}
     if config.lora and config.base_model:
-        inputs["base model"] = model_input(config.base_model)
+        inputs["base model"] = base_input(config.ckpt_model, config.base_model)
     if any(wording.shows_pictures for wording in plan.wordings):
         inputs |= plan.catalogue.input_pictures(config.image_path)
     return input_entries(inputs)

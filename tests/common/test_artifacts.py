@@ -32,7 +32,7 @@ def test_byte_order_mark_is_read_and_other_encodings_are_named(tmp_path):
     assert artifacts.read_json(path) == {"u": "Café"}
     for encoding in ("latin-1", "utf-16"):
         path.write_text(text, encoding=encoding)
-        with pytest.raises(ValueError, match=r"x\.json is not in UTF-8 \(byte \d+ is 0x..\)\. Save it .*iconv"):
+        with pytest.raises(ValueError, match=r"x\.json is not in UTF-8 \(byte \d+ is 0x..\)\. Save it .*GB18030"):
             artifacts.read_json(path)
     (tmp_path / "T.item2id").write_text("B001\t3\n", encoding="utf-8-sig")
     assert dataset_readers.load_id_map(tmp_path / "T.item2id") == {"B001": 3}

@@ -117,6 +117,7 @@ def test_own_tables_without_times_and_items(tmp_path):
         ("2024-05-01T12:30:00Z", "text", 1_714_566_600),
         ("2024-05-01 14:30:00+02:00", "text", 1_714_566_600),
         ("2024-05-01", "text", 1_714_521_600),
+        ("2024/5/1 12:30", "text", 1_714_566_600),  # a spreadsheet's
         ("1714566600.75", "s", 1_714_566_600),
         (1_714_566_600_123_456_789, "ns", 1_714_566_600),
         (1_714_566_600_999, "ms", 1_714_566_600),
@@ -186,12 +187,45 @@ def test_finer_units_taken_for_seconds(tmp_path, capsys, suffix, factor):
         ("r.parquet", b"no parquet", "cannot be read"),
         ("r.csv.gz", b"user_id,item_id\n", "is no gzip file, for all its name"),
         # Two items with one character each that is no UTF-8 used to become one item.
-        ("r.csv", "user_id,item_id\nu,\xe9\nu,\xe8\n".encode("latin-1"), "iconv -f LATIN1 -t UTF-8"),
+        ("r.csv", "user_id,item_id\nu,\xe9\nu,\xe8\n".encode("latin-1"), "western files: -f LATIN1"),
+        ("r.csv", "user_id,item_id\nu,商品\n".encode("gb18030"), "or is not in UTF-8 (then: iconv -f GB18030 -t UTF-8"),
+        # Names of columns used to be shown with signs of unknown characters in them, as if a flag were wrong.
+        ("r.csv", "用户,商品\nu,i\n".encode("gb18030"), "r.csv is not in UTF-8: iconv -f GB18030 -t UTF-8"),
+        ("r.csv", b"user_id,item_id\n", "r.csv has no interaction"),
     ],
 )
 def test_broken_tables(tmp_path, capsys, name, content, message):
     (tmp_path / name).write_bytes(content)
     assert message in refused(capsys, csv_data_process, tmp_path / name, tmp_path)
+
+
+def test_an_item_that_is_told_twice(tmp_path, capsys):
+    """The first row counts; the others used to be a number among the statistics."""
+    flags = write_rows_and_items(tmp_path, [None] * 5)
+    write_lines(
+        tmp_path / "i.csv", ["item_id,title,image", *(f"i{item},t,a.jpg" for item in range(5)), "i3,other,b.jpg"]
+    )
+    run(csv_data_process, tmp_path / "r.csv", tmp_path, *flags, "--items_file", str(tmp_path / "i.csv"))
+    assert load_items(dataset_paths(tmp_path, "Shop"))[3]["title"] == "t"
+    assert "1 rows of the file of items name an item again, the first being 'i3'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.csv.gz"])
+def test_a_comma_without_quotes(tmp_path, capsys, name):
+    """A price of 1,299.00 in a column that nobody reads used to make `299.00` the item."""
+    rows = [f"u{user},99.50,i{item}" for user in range(6) for item in range(5)]
+    write_lines(tmp_path / name, ["user_id,price,item_id", *rows, "u1,1,299.00,i2"])
+    said = refused(capsys, csv_data_process, tmp_path / name, tmp_path)
+    assert f"{name}, line 32: 4 values for 3 columns, ['u1', '1', '299.00', 'i2']. Put quotes around" in said
+
+
+def test_dates_that_are_not_read(tmp_path, capsys):
+    """The remedy used to be the flag that was given."""
+    rows = [f"u{user},i{item},2024年5月1日" for user in range(6) for item in range(5)]
+    write_lines(tmp_path / "r.csv", ["user_id,item_id,t", *rows])
+    said = refused(capsys, csv_data_process, tmp_path / "r.csv", tmp_path, "--time_column", "t", "--time_unit", "text")
+    assert "or no date such as 2024-05-01, 2024/5/1 8:30" in said
+    assert "--time_unit text" not in said
 
 
 @pytest.mark.parametrize("image", ["/etc/x.jpg", "../../x.jpg"])

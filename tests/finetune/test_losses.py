@@ -15,7 +15,7 @@ from src.finetune.trainer import LogCallback
 @pytest.mark.parametrize(
     ("logs", "fault"),
     [
-        ({"loss": math.nan, "learning_rate": 1e-3}, "loss is nan at step 7: lower --learning_rate"),
+        ({"loss": math.nan, "learning_rate": 1e-3}, "loss is nan at step 7: begin anew with a lower --learning_rate"),
         ({"eval_loss": 1.0, "eval_loss_seqrec": math.inf}, "eval_loss_seqrec is inf at step 7"),
         ({"loss": 1.0, "grad_norm": math.inf}, None),
         (None, None),

@@ -123,6 +123,57 @@ def test_resuming_without_a_checkpoint_starts_afresh(tmp_path):
     assert len(log_of(finetune(config))) == 3  # and its log replaces the old one
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of four steps with a checkpoint after two."""
+    folder = tmp_path_factory.mktemp("stopped") / "out"
+    config = config_for(folder, tasks=("seqrec",), max_steps=4, save_and_eval_steps=2, per_device_batch_size=4)
+    finetune(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 1e-9}, r"checkpoint-2 is of a run with --learning_rate \S+, and 1e-09 is asked for: give "),
+        ({"prompt_lang": "zh"}, "--prompt_lang en, and zh is asked for"),
+        ({"tasks": ("item2index", "seqrec")}, "--tasks seqrec, and item2index,seqrec is asked for"),
+        ({"his_sep": ""}, "--his_sep , , and '' is asked for"),
+        ({"per_device_batch_size": 2}, "a batch of 4, and 2 is asked for"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(stopped, change, message):
+    """It went on with its own learning rate, tasks and weights, and run.json told the new ones."""
+    with pytest.raises(ValueError, match=message):
+        finetune(replace(stopped, resume_from_checkpoint=str(stopped.output_dir / "checkpoint-2"), **change))
+
+
+def test_a_checkpoint_of_another_index_is_refused(stopped, tmp_path):
+    file = next((stopped.data_path / stopped.dataset).rglob("*index_simple.json"))
+    index = json.loads(file.read_text())
+    items = list(index)
+    swapped = {items[0]: index[items[1]], items[1]: index[items[0]]}
+    (tmp_path / "other.json").write_text(json.dumps(index | swapped))
+    checkpoint = str(stopped.output_dir / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"checkpoint-2 is of a run with other index than .*other\.json holds now"):
+        finetune(replace(stopped, index_file=str(tmp_path / "other.json"), resume_from_checkpoint=checkpoint))
+
+
+def test_what_does_not_change_a_step_may_differ(stopped, tmp_path):
+    changes = {
+        "per_device_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 5, "logging_step": 2,
+        "output_dir": tmp_path / "again", "resume_from_checkpoint": str(stopped.output_dir / "checkpoint-4"),
+    }  # fmt: skip
+    resumed = finetune(replace(stopped, **changes))
+    assert json.loads((resumed / "run.json").read_text())["steps"] == 5
+
+
+def test_who_begins_anew_is_told_what_is_there(stopped, tmp_path, capsys):
+    folder = shutil.copytree(stopped.output_dir, tmp_path / "out")
+    finetune(replace(stopped, output_dir=folder, max_steps=1))
+    assert f"to go on from {folder / 'checkpoint-4'} pass --resume_from_checkpoint True" in capsys.readouterr().out
+
+
 def test_epochs_ask_in_new_words(tmp_path, monkeypatch):
     asked = []
 

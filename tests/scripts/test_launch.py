@@ -187,6 +187,20 @@ def test_help_installs_nothing(script, tmp_path):
     assert "set -e" not in done.stdout
 
 
+@pytest.mark.parametrize("foreground", ["", "1"])
+def test_what_a_rank_said_is_not_buried_by_torchrun(launch, tmp_path, foreground):
+    """Its traceback of thirty lines used to be all that was shown of a wrong flag. A stub stands for torchrun."""
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / "torchrun"
+    trace = "E1125 22:38:12.525000 7 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 2)"
+    stub.write_text(f"#!/bin/sh\necho 'error: no such index'\necho '{trace}'\nseq 40\nexit 2\n")
+    stub.chmod(0o755)
+    path = f"{stub.parent}:{os.environ['PATH']}"
+    done, _ = launch("torchrun", "-m", "src.seqrec.metric_ddp", FOREGROUND=foreground, PATH=path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].removeprefix("it ended with status 2: ") == "error: no such index"
+
+
 def test_launch_needs_a_log_and_a_command(launch):
     done, _ = launch()
     assert done.returncode == 2

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from src.common.log import setup_logging
 from src.tasks.catalogue import load_catalogue
 from tests.baselines.test_baselines import write_dataset
 from tests.toy import NAME, sequence, toy_catalogue, toy_copy
@@ -145,3 +146,16 @@ def test_enriched_items_that_are_held_out_do_not_train():
     assert sorted(item for part in parts for item in part) == sorted(catalogue.enriched)
     assert set(parts[1]) <= set(VALID)
     assert set(parts[2]) <= set(TEST)
+
+
+@pytest.mark.parametrize(("made_of", "said"), [("Shop", True), ("T", False), (None, False)])
+def test_an_index_of_another_dataset_is_told(tmp_path, capsys, made_of, said):
+    """With as many items it used to be trained on without a word."""
+    write_dataset(tmp_path, "T", SEQUENCES)
+    index = tmp_path / "x.index_x.json"
+    index.write_text(json.dumps({item: [f"<a_{item}>"] for item in range(5)}))
+    if made_of:
+        (tmp_path / "x.index_x.meta.json").write_text(json.dumps({"dataset": made_of}))
+    setup_logging()
+    load_catalogue(tmp_path, "T", index_file=str(index))
+    assert (f"{index} is of the dataset Shop, not T: right only if" in capsys.readouterr().out) == said
