@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from src.collate import TrainingCollator
-from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
+from src.common.artifacts import TOKEN_META, file_hash, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
 from src.common.log import duration, logger
 from src.common.machines import check_same, check_shared
@@ -19,16 +19,16 @@ from src.common.seed import seed_everything
 from src.common.sid import SidIndex
 from src.dataset import Mixture, TaskDataset, part_names
 from src.families import model_input
-from src.finetune.config import RESUME_NEWEST, FinetuneConfig
+from src.finetune.config import FinetuneConfig
 from src.finetune.engine import check_device, engine_of, make_arguments, start_engine
 from src.finetune.memory import batch_of, device_memory, expected_memory, size
+from src.finetune.resuming import check_same_run, checkpoint_to_resume, seconds_until
 from src.finetune.trainer import (
     AnswerTrainer,
     CheckpointCallback,
     EpochCallback,
     LogCallback,
     PicturedCollator,
-    newest_whole_checkpoint,
 )
 from src.models import (
     Loaded,
@@ -109,6 +109,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         "train_samples": sizes,
         "parameters": {"total": total, "training": training},
     }
+    check_same_run(checkpoint, record)
     if is_main():
         write_record(config.output_dir / "run.json", record)
 
@@ -165,25 +166,6 @@ def check_choices(config: FinetuneConfig) -> None:
         names = [*(choice.value for choice in choices), *own]
         if value not in names:
             raise ValueError(f"unknown --{flag} {value!r}: choose from {', '.join(names)}")
-
-
-def checkpoint_to_resume(config: FinetuneConfig) -> Path | None:
-    """What --resume_from_checkpoint names; None: the start."""
-    asked = config.resume_from_checkpoint
-    if not asked:
-        return None
-    if asked.lower() not in RESUME_NEWEST:
-        return Path(asked)
-    newest = newest_whole_checkpoint(config.output_dir)
-    logger.info("resuming from %s", newest or "the start: no whole checkpoint yet")
-    return newest
-
-
-def seconds_until(checkpoint: Path | None) -> float:
-    """How long the runs took that led to a checkpoint."""
-    if checkpoint is None or not (checkpoint / "run.json").is_file():
-        return 0.0
-    return read_json(checkpoint / "run.json").get("seconds", 0.0)
 
 
 def prepare_model(config: FinetuneConfig, index: SidIndex, items: dict[int, dict]) -> tuple[Loaded, str, int]:

@@ -14,6 +14,7 @@ import pytest
 from src.finetune import training
 from src.finetune.core import finetune
 from tests.finetune.toy_runs import assert_equal_weights, config_for, log_of
+from tests.toy import NAME, toy_path
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,38 @@ def test_resuming_without_a_checkpoint_starts_afresh(tmp_path):
     config = config_for(tmp_path / "out", max_steps=2, save_and_eval_strategy="no", resume_from_checkpoint="True")
     assert len(log_of(finetune(config))) == 3
     assert len(log_of(finetune(config))) == 3  # and its log replaces the old one
+
+
+def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path):
+    """An index that was made anew used to be taken for the one that the checkpoint knows: the old weights ended beside
+    the hash of the new index, and were evaluated with it."""
+    data = shutil.copytree(toy_path(), tmp_path / "data")
+    config = config_for(
+        tmp_path / "out", data_path=data, train_data_sample_num=(10,), max_valid_samples=4, max_steps=2,
+        save_and_eval_steps=2, resume_from_checkpoint="True",
+    )  # fmt: skip
+    finetune(config)
+    before = (config.output_dir / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="train_samples seqrec was 10 and is now 9"):
+        finetune(replace(config, train_data_sample_num=(9,)))
+    with pytest.raises(ValueError, match="prompt_settings max_his_len was 20 and is now 3"):
+        finetune(replace(config, max_his_len=3))
+    with pytest.raises(ValueError, match="--seed was 42 and is now 1"):
+        finetune(replace(config, seed=1))
+    with pytest.raises(ValueError, match="tasks list was"):
+        finetune(replace(config, tasks=("item2index",)))
+    index = next((data / NAME / "index").glob("*/*.index_simple.json"))
+    whole = index.read_text()
+    sids = json.loads(whole)
+    index.write_text(json.dumps(dict(zip(sids, [*list(sids.values())[1:], sids["0"]], strict=True))))
+    with pytest.raises(ValueError, match=r"another index than .*Toy.index_simple.json. Bring back"):
+        finetune(config)
+    (config.output_dir / "checkpoint-2" / "run.json").unlink()  # killed between the weights and their record
+    with pytest.raises(ValueError, match=r"another index than"):
+        finetune(config)
+    assert (config.output_dir / "run.json").read_bytes() == before
+    index.write_text(whole)
+    finetune(replace(config, learning_rate=0.001, per_device_batch_size=4, max_steps=3))  # which may change
 
 
 def test_epochs_ask_in_new_words(tmp_path, monkeypatch):
