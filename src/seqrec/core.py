@@ -182,6 +182,7 @@ class Heard(NamedTuple):
     parts: list[Parts]
     names: list[str]
     settings: dict[str, Any]  # of the first model, where it has some to tell
+    num_tokens: int  # whose mean log-probability a score of the first model is
     num_asked: int  # by this rank
 
 
@@ -193,7 +194,7 @@ def ask_models(
     from src.seqrec.fusion import chances_of  # these import torch: after the checks, so that a fault shows at once
     from src.seqrec.ranker import load_ranker
 
-    heard = Heard({split: [] for split in asked}, [], [], {}, 0)
+    heard = Heard({split: [] for split in asked}, [], [], {}, 0, 0)
     for number, (member, (task, prompt_ids, catalogue)) in enumerate(zip(members, checked, strict=True), 1):
         ranker = load_ranker(member, catalogue, device)
         for split, samples in asked.items():
@@ -216,6 +217,7 @@ def ask_models(
         heard.names.append(ranker.name)
         if number == 1:
             heard.settings.update(ranker.settings)
+            heard = heard._replace(num_tokens=ranker.num_tokens)
         del ranker  # before the next is loaded
     return heard
 
@@ -293,6 +295,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "exact": config.exact,
             "valid_beams": valid_share(predictions, catalogue),
             **({"settings": heard.settings} if heard.settings else {}),
+            **({} if plan else {"score_tokens": heard.num_tokens}),
         }
         if plan:
             valid = heard.answers.get(CHOSEN_ON, [])
