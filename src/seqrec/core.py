@@ -29,7 +29,7 @@ from src.common.parts import key_of
 from src.common.record import input_entries, model_files
 from src.families import check_finetuned, check_index, check_weights, model_input
 from src.prompt_settings import check_templates, checkpoint_settings
-from src.seqrec.config import EvaluateConfig
+from src.seqrec.config import HOW_ASKED, EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
@@ -294,6 +294,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "filter_history": config.filter_history,
             "legal_softmax": config.legal_softmax,
             "exact": config.exact,
+            "asked": {name: getattr(config, name) for name in (*HOW_ASKED, "sample_num", "seed")},
             "valid_beams": valid_share(predictions, catalogue),
             **({"settings": heard.settings} if heard.settings else {}),
             **({} if plan else {"score_tokens": heard.num_tokens}),
