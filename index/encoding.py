@@ -15,14 +15,14 @@ class Encoded(NamedTuple):
     """What a model makes of a dataset, in the order of its rows."""
 
     latents: np.ndarray  # (N, D) float32
-    codes: np.ndarray  # (N, L) int64, nearest codewords
+    codes: np.ndarray  # (N, L) int64, as `RQVAE.codes_of` gives them
     codebooks: list[np.ndarray]  # L arrays of shape (K, D) float32
-    reconstruction: float | None  # loss on normalized inputs, where it was asked for
+    reconstruction: float | None  # loss of these codes on normalized inputs, where it was asked for
 
 
 @torch.no_grad()
 def encode_all(model: RQVAE, dataset: EmbeddingDataset, batch_size: int, with_reconstruction: bool = False) -> Encoded:
-    """Encodes every item; the codes are those of the nearest codewords, without Sinkhorn and dropout.
+    """Encodes every item; codes as `RQVAE.codes_of` gives them, without Sinkhorn and dropout.
 
     Args:
         batch_size: rows of a pass, where that is more than MIN_PASS.
@@ -36,16 +36,15 @@ def encode_all(model: RQVAE, dataset: EmbeddingDataset, batch_size: int, with_re
             f" embeddings it was trained on as --data_path"
         )
     model.eval()
-    parts = []
+    size = max(batch_size, MIN_PASS)
+    latents = torch.cat([model.encode(rows) for rows in dataset.in_order(size)])
+    codes = model.codes_of(latents)
     reconstruction = torch.zeros((), dtype=torch.float64, device=dataset.device)
-    for rows in dataset.in_order(max(batch_size, MIN_PASS)):
-        parts.append(model.encode(rows))
-        if with_reconstruction:
-            reconstruction += model(rows).reconstruction * (len(rows) / len(dataset))
-    latents = torch.cat(parts)
+    for rows, own in zip(dataset.in_order(size), codes.split(size), strict=True) if with_reconstruction else ():
+        reconstruction += model(rows, codes=own).reconstruction * (len(rows) / len(dataset))
     return Encoded(
         latents.cpu().numpy(),
-        model.codes_of(latents).cpu().numpy(),
+        codes.cpu().numpy(),
         [codebook.cpu().numpy() for codebook in model.rq.codebooks],
         float(reconstruction) if with_reconstruction else None,
     )

@@ -103,12 +103,12 @@ class ResidualVectorQuantizer(nn.Module):
         if is_fixed:
             self.requires_grad_(False)
 
-    def forward(self, latents: Tensor) -> Quantized:
-        """Quantizes (B, D) latents."""
+    def forward(self, latents: Tensor, given: Tensor | None = None) -> Quantized:
+        """Quantizes (B, D) latents; `given` are (B, L) codes to take instead of choosing any."""
         residual, codes = latents, []
         loss = uneven = latents.new_zeros(())
-        for level in self.vq_layers:
-            chosen = level.choose(residual.detach())
+        for number, level in enumerate(self.vq_layers):
+            chosen = level.choose(residual.detach()) if given is None else given[:, number]
             codeword = level.embedding(chosen)
             if not self.is_fixed:
                 if self.training:

@@ -9,7 +9,7 @@ from index.metrics import IndexMetrics
 
 
 class Evaluation(NamedTuple):
-    """The model on all items, each with its nearest codewords."""
+    """The model on all items, each with the codes that an index would give it before collisions are broken."""
 
     loss: float
     reconstruction: float

@@ -254,12 +254,15 @@ class RQVAE(nn.Module):
             return -(-self.in_dim // len(sizes)) * len(sizes)  # as many dimensions for every level
         return self.in_dim
 
-    def forward(self, embeddings: Tensor, companions: Tensor | None = None) -> Losses:
-        """Losses of (B, in_dim) embeddings, which (B, latent_dim) collaborative embeddings may accompany."""
+    def forward(self, embeddings: Tensor, companions: Tensor | None = None, codes: Tensor | None = None) -> Losses:
+        """Losses of (B, in_dim) embeddings, which (B, latent_dim) collaborative embeddings may accompany.
+
+        `codes`, (B, L), are those that `codes_of` has given them among all items; else each batch chooses its own.
+        """
         config = self.config
         inputs = self.normalizer(embeddings)
         latents = self._latents(inputs)
-        quantized = self.rq(latents) if self.quantizes else not_quantized(latents, len(config.codebook_sizes))
+        quantized = self.rq(latents, codes) if self.quantizes else not_quantized(latents, len(config.codebook_sizes))
         reconstruction = RECONSTRUCTION_LOSSES[config.loss_type](self.decoder(quantized.latents), inputs)
         total = reconstruction + config.quant_loss_weight * quantized.loss
         spread = alignment = neighbours = reconstruction.new_zeros(())

@@ -76,7 +76,7 @@ def map_table(path: Path, files: Sequence[Path], folder: Path) -> UserSequences:
         ValueError: the table is broken; OSError: there is no place to write to.
     """
     folder = Path(os.environ[PLACE]) / folder.name if os.environ.get(PLACE) else folder
-    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    stamps = [_stamp(file) for file in files]
     for meta in folder.glob(f"[!.]*/{META}"):  # one with a dot is being made, and will have another name
         if read_json(meta)["stamps"] == stamps:
             return _open(meta.parent)
@@ -96,6 +96,12 @@ def map_table(path: Path, files: Sequence[Path], folder: Path) -> UserSequences:
             f" folder that can"
         ) from error
     return _open(place)
+
+
+def _stamp(file: Path) -> list[Any]:
+    """By which a file is taken for unchanged. Sizes and times may be those of other rows: archives set one time."""
+    told = file.stat()
+    return [file.name, told.st_size, told.st_mtime_ns, told.st_ctime_ns]  # the last cannot be set
 
 
 def _make(path: Path, files: Sequence[Path], place: Path, meta: dict[str, Any]) -> None:

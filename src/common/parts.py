@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,16 +14,22 @@ from src.common.artifacts import atomic_path, file_hash, read_json, write_json
 from src.common.distributed import barrier, gather, is_main, shard
 from src.common.log import progress
 from src.common.machines import check_same, check_shared, wait_until_seen
-from src.common.record import plain
+from src.common.record import Entry, plain
 
 SAVE_SECONDS = 60  # how much work a killed run may lose
+LARGE_INPUTS = ("base model", "pictures")
 
 Arrays = dict[str, np.ndarray]
 
 
-def key_of(settings: Any, files: Iterable[Path]) -> dict[str, str]:
-    """What predictions depend on, as a hash: settings, and the content of files."""
-    digest = hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode())
+def key_of(settings: Any, files: Iterable[Path], inputs: Mapping[str, Entry] | None = None) -> dict[str, str]:
+    """What predictions depend on, as a hash: settings, and the content of files.
+
+    Args:
+        inputs: of the results, as rank 0 has hashed them; of these what is too much for every rank counts.
+    """
+    hashes = {name: entry["sha256"] for name, entry in (inputs or {}).items() if name in LARGE_INPUTS}
+    digest = hashlib.sha256(json.dumps(plain([settings, hashes]), sort_keys=True).encode())
     for path in files:
         digest.update(file_hash(path).encode())
     return {"key": digest.hexdigest()}

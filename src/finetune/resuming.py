@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from src.common.artifacts import read_json
+from src.common.distributed import gather, is_main
 from src.common.log import logger
 from src.common.record import plain
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
@@ -46,16 +47,38 @@ def checkpoint_to_resume(config: FinetuneConfig) -> Path | None:
 
 
 def check_resumed(checkpoint: Path | None, record: Mapping[str, Any]) -> None:
-    """Raises ValueError where a checkpoint is of a run on other data, or in batches of another size."""
-    before = _record_of(checkpoint) if checkpoint else {}
+    """Refuses a checkpoint of a run on other data or wordings, or in batches of another size.
+
+    Its weights would end beside a record that names what they never saw, such as a new SID index of the same size, and
+    an evaluation would believe it. What the checkpoint's record does not say is passed over.
+
+    Args:
+        record: of this run; that of rank 0 counts, which knows more.
+
+    Raises:
+        ValueError: on every rank.
+    """
+    fault = _difference(_record_of(checkpoint), record) if checkpoint and is_main() else ""
+    if fault := gather(fault)[0]:
+        _refuse(checkpoint, fault)
+
+
+def _difference(before: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """The first thing in which a run was another; empty where there is none."""
     for name, entry in record["inputs"].items():
         was = before.get("inputs", {}).get(name, entry)
-        if was["sha256"] != entry["sha256"]:
-            _refuse(checkpoint, f"other {name} than {entry['path']} holds now")
+        if None not in (was["sha256"], entry["sha256"]) and was["sha256"] != entry["sha256"]:
+            return f"other {name} than {entry['path']} holds now"
+    for name, what in (("templates_sha256", "wordings"), ("train_samples", "training samples")):
+        was = before.get(name, {})
+        part = next((part for part, value in record[name].items() if was.get(part, value) != value), None)
+        if part is not None:
+            return f"other {what} of {part}"
     size, now = before.get("global_batch_size"), record["global_batch_size"]
     if size and size != now:
-        _refuse(checkpoint, f"a batch of {size}, and {now} is asked for (ranks x --per_device_batch_size x"
-                            f" --gradient_accumulation_steps)")  # fmt: skip
+        cut = "ranks x --per_device_batch_size x --gradient_accumulation_steps"
+        return f"a batch of {size}, and {now} is asked for ({cut})"
+    return ""
 
 
 def seconds_until(checkpoint: Path | None) -> float:
@@ -64,16 +87,17 @@ def seconds_until(checkpoint: Path | None) -> float:
 
 
 def _record_of(checkpoint: Path) -> dict[str, Any]:
-    """Empty where the run was killed before it was written."""
-    path = checkpoint / "run.json"
-    return read_json(path) if path.is_file() else {}
+    """That of its run, where it was killed before it had its own; empty where there is none."""
+    files = (folder / "run.json" for folder in (checkpoint, checkpoint.parent))
+    file = next((file for file in files if file.is_file()), None)
+    return read_json(file) if file else {}
 
 
 def _shown(value: Any) -> str:
     return ",".join(map(str, value)) or "''" if isinstance(value, list) else repr(value) if value == "" else str(value)
 
 
-def _refuse(checkpoint: Path | None, what: str) -> None:
+def _refuse(checkpoint: Path | None, what: str) -> NoReturn:
     raise ValueError(
         f"{checkpoint} is of a run with {what}: give what it was begun with, or begin anew in another --output_dir"
     )

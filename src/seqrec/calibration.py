@@ -45,8 +45,8 @@ def read_promises(results_file: str | Path, catalogue: Catalogue) -> Promises:
     """The chances that a model gave to what it ranked, from the predictions beside its results.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, of another dataset or index, or of a baseline, whose scores
-            are no probabilities.
+        FileNotFoundError, ValueError: a file is missing, of another dataset or index, of a baseline, whose scores are
+            no probabilities, or of an older version.
     """
     results = read_json(results_file)
     if results.get("dataset") != catalogue.name:
@@ -65,8 +65,12 @@ def read_promises(results_file: str | Path, catalogue: Catalogue) -> Promises:
     ranks = ranks_of(items, np.concatenate([part.targets for part in parts]))
     if results.get("fusion"):  # its scores are chances already
         return Promises(np.where(items >= 0, scores, 0).astype(np.float64), ranks)
-    num_tokens = catalogue.index.num_levels + 1  # with the end of the turn, as `Ranker` counts them
-    return Promises(chances_of(Ranked(items, scores), num_tokens, num_sharing(catalogue)), ranks)
+    if "score_tokens" not in results:
+        raise ValueError(
+            f"{results_file} does not say of how many tokens its scores are means: an older version wrote it. Evaluate"
+            f" again"
+        )
+    return Promises(chances_of(Ranked(items, scores), results["score_tokens"], num_sharing(catalogue)), ranks)
 
 
 def reliability(chances: np.ndarray, came_true: np.ndarray, num_bins: int = 15) -> Reliability:

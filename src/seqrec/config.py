@@ -10,6 +10,7 @@ from src.tasks.task import Split
 FUSED = ("cooc", "itemknn", "sasrec")
 ENSEMBLE_BY = ("mean", "best", "weighted")
 METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
+HOW_ASKED = ("max_his_len", "prompt_lang", "image_path", "bf16")  # beside the protocol: decides what a model answers
 
 
 @dataclass(frozen=True)

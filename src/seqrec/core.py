@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from src.baselines.tiger import TIGER_FILE, is_tiger
+from src.baselines.tiger import is_tiger
 from src.common.artifacts import check_writable, read_json
 from src.common.cli import check_at_least
 from src.common.distributed import (
     barrier,
     check_device_name,
     finish,
+    gather,
     init_process_group,
     is_main,
     resolve_device,
@@ -25,10 +26,10 @@ from src.common.log import logger, setup_logging
 from src.common.parts import Parts as CommonParts
 from src.common.parts import cut_batches as cut_by_size
 from src.common.parts import key_of
-from src.common.record import input_entries
+from src.common.record import input_entries, model_files
 from src.families import base_input, check_finetuned, check_index, check_weights
 from src.prompt_settings import check_templates, checkpoint_settings
-from src.seqrec.config import EvaluateConfig
+from src.seqrec.config import HOW_ASKED, EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
 from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
@@ -145,27 +146,26 @@ def cut_batches(samples: Samples, size: int) -> list[np.ndarray]:
 class Parts(CommonParts):
     """Ranked lists made so far."""
 
-    def __init__(self, config: EvaluateConfig, catalogue: Catalogue, name: str = ""):
-        """`name` tells the parts of one results file from each other."""
+    def __init__(
+        self, config: EvaluateConfig, catalogue: Catalogue, name: str = "", inputs: dict[str, Any] | None = None
+    ):
+        """`name` tells the parts of one results file from each other; `inputs` are those of the results."""
         folder = predictions_path(config.results_file).with_suffix(f"{name}.parts")
-        super().__init__(folder, self._key(config, catalogue))
+        super().__init__(folder, self._key(config, catalogue, inputs))
 
     @staticmethod
-    def _key(config: EvaluateConfig, catalogue: Catalogue) -> dict:
-        """What the predictions depend on: settings, prompts, data, index, weights."""
+    def _key(config: EvaluateConfig, catalogue: Catalogue, inputs: dict[str, Any] | None) -> dict:
+        """What the predictions depend on: settings, prompts, data, pictures, index, models."""
         prompts = checkpoint_settings(config.ckpt_model, config.prompt_lang)
         wordings = load_task(config.test_task, prompts.prompt_lang).templates_sha256
-        weights = sorted(Path(config.ckpt_model).glob("*.safetensors"))
-        if is_tiger(config.ckpt_model):
-            weights.append(Path(config.ckpt_model) / TIGER_FILE)  # how long its histories are
-        inputs = [
+        files = [
             *interaction_files(catalogue.paths),
             catalogue.index.file,
             *filter(Path.is_file, map(catalogue.paths.file, ("item.json", "split.json"))),
             *([catalogue.paths.file("user.json")] if catalogue.user_texts else []),
-            *weights,
+            *model_files(config.ckpt_model),
         ]
-        return key_of([config, prompts, wordings], inputs)
+        return key_of([config, prompts, wordings], files, inputs)
 
     def done(self, prompt_id: int) -> Iterator[tuple[np.ndarray, Ranked]]:
         for samples, part in self.read(prompt_id):
@@ -182,18 +182,19 @@ class Heard(NamedTuple):
     parts: list[Parts]
     names: list[str]
     settings: dict[str, Any]  # of the first model, where it has some to tell
+    num_tokens: int  # whose mean log-probability a score of the first model is
     num_asked: int  # by this rank
 
 
 def ask_models(
     members: list[EvaluateConfig], checked: list[tuple[Task, list[int], Catalogue]], asked: dict[Split, Samples],
-    several: bool, device: "torch.device",
+    several: bool, device: "torch.device", inputs: dict[str, Any],
 ) -> Heard:  # fmt: skip
-    """Asks one model after another about the samples of each split."""
+    """Asks one model after another about the samples of each split; `inputs` are those of the results."""
     from src.seqrec.fusion import chances_of  # these import torch: after the checks, so that a fault shows at once
     from src.seqrec.ranker import load_ranker
 
-    heard = Heard({split: [] for split in asked}, [], [], {}, 0)
+    heard = Heard({split: [] for split in asked}, [], [], {}, 0, 0)
     for number, (member, (task, prompt_ids, catalogue)) in enumerate(zip(members, checked, strict=True), 1):
         ranker = load_ranker(member, catalogue, device)
         for split, samples in asked.items():
@@ -202,7 +203,7 @@ def ask_models(
             own = member
             if split != member.split:  # parts number the samples: those of another --fuse_sample_num are others
                 own = replace(member, split=split, sample_num=len(samples.users))
-            with Parts(own, catalogue, name) as parts:
+            with Parts(own, catalogue, name, inputs) as parts:
                 done = sum(ask(ranker, task.item_templates[i], i, samples, batches, parts) for i in prompt_ids)
             heard = heard._replace(num_asked=heard.num_asked + done)
             heard.parts.append(parts)
@@ -215,6 +216,7 @@ def ask_models(
         heard.names.append(ranker.name)
         if number == 1:
             heard.settings.update(ranker.settings)
+            heard = heard._replace(num_tokens=ranker.num_tokens)
         del ranker  # before the next is loaded
     return heard
 
@@ -271,9 +273,10 @@ def evaluate(config: EvaluateConfig) -> Path:
         logger.info("%s is there already and will be replaced", config.results_file)
     device = resolve_device(config.device)
     init_process_group(device)
-    inputs = read_inputs(config, members, checked) if is_main() else {}  # now: they may change while it runs
+    # Now, since they may change while it runs.
+    inputs = gather(read_inputs(config, members, checked) if is_main() else {})[0]
     started = time.time()
-    heard = ask_models(members, checked, asked, plan is not None, device)
+    heard = ask_models(members, checked, asked, plan is not None, device, inputs)
     if is_main():
         seconds = time.time() - started
         predictions = heard.answers[config.split][0].predictions
@@ -291,8 +294,10 @@ def evaluate(config: EvaluateConfig) -> Path:
             "filter_history": config.filter_history,
             "legal_softmax": config.legal_softmax,
             "exact": config.exact,
+            "asked": {name: getattr(config, name) for name in (*HOW_ASKED, "sample_num", "seed")},
             "valid_beams": valid_share(predictions, catalogue),
             **({"settings": heard.settings} if heard.settings else {}),
+            **({} if plan else {"score_tokens": heard.num_tokens}),
         }
         if plan:
             valid = heard.answers.get(CHOSEN_ON, [])

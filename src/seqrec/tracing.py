@@ -12,7 +12,7 @@ import numpy as np
 from src.common.artifacts import read_json
 from src.common.distributed import resolve_device
 from src.seqrec.cases import Case, one_wording, without_metrics
-from src.seqrec.config import EvaluateConfig
+from src.seqrec.config import HOW_ASKED, EvaluateConfig
 from src.seqrec.core import Samples, check, cut_batches, make_samples
 from src.seqrec.metrics import ranks_of
 from src.seqrec.ranker import Ranker, load_ranker
@@ -22,7 +22,7 @@ from src.tasks.task import Template
 
 SETTINGS = (  # of a results file, that decide what is asked and how
     "dataset", "base_model", "is_lora", "test_task", "test_prompt_ids", "split", "num_beams", "filter_history",
-    "legal_softmax",
+    "legal_softmax", "asked",
 )  # fmt: skip
 KEPT = "found"
 LEFT_OUT = "left out, being in the history"
@@ -100,6 +100,7 @@ def config_of_results(results_file: str | Path, data_path: str | Path, sample_nu
         filter_history=results["filter_history"],
         legal_softmax=results["legal_softmax"],
         sample_num=sample_num,
+        **{name: results["asked"][name] for name in HOW_ASKED},
     )
 
 

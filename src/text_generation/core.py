@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from src.common.artifacts import check_writable, write_text
-from src.common.distributed import finish, init_process_group, is_main, resolve_device
+from src.common.distributed import finish, gather, init_process_group, is_main, resolve_device
 from src.common.interactions import interaction_files
 from src.common.log import logger, setup_logging
 from src.common.parts import Parts, cut_batches, key_of
@@ -32,8 +32,8 @@ NOT_ASKED = (  # settings that change nothing of what is written
 )  # fmt: skip
 
 
-def run_key(config: TextConfig, plan: Plan) -> dict[str, str]:
-    """What the answers depend on."""
+def run_key(config: TextConfig, plan: Plan, inputs: dict[str, Any] | None = None) -> dict[str, str]:
+    """What the answers depend on; `inputs` are those of the results."""
     catalogue = plan.catalogue
     asked = {name: value for name, value in plain(config).items() if name not in NOT_ASKED}
     settings = [asked, plain(plan.wordings), plan.task.templates_sha256, plan.decoding._asdict(), plan.samples.keys]
@@ -42,7 +42,7 @@ def run_key(config: TextConfig, plan: Plan) -> dict[str, str]:
     weights = [*sorted(config.ckpt_model.glob("*.safetensors")), *sorted(config.ckpt_model.glob("*.bin"))]
     index = [] if catalogue.sid_index is None else [catalogue.sid_index.file]
     tables += interaction_files(catalogue.paths)
-    return key_of(settings, [path for path in (*records, *tables, *weights, *index) if path.is_file()])
+    return key_of(settings, [path for path in (*records, *tables, *weights, *index) if path.is_file()], inputs)
 
 
 def write_answers(config: TextConfig, plan: Plan, parts: Parts) -> tuple[dict[int, "Answers"] | None, dict[str, Any]]:
@@ -123,8 +123,8 @@ def evaluate(config: TextConfig) -> Path:
     if path.exists():
         logger.info("%s is there already and will be replaced", path)
     init_process_group(resolve_device(config.device))  # before parts: ranks wait for each other there
-    inputs = read_inputs(config, plan) if is_main() else {}  # now: they may change while it runs
-    with Parts(predictions_path(path).with_suffix(".parts"), run_key(config, plan)) as parts:
+    inputs = gather(read_inputs(config, plan) if is_main() else {})[0]  # now: they may change while it runs
+    with Parts(predictions_path(path).with_suffix(".parts"), run_key(config, plan, inputs)) as parts:
         answers, told = write_answers(config, plan, parts)
     if answers is not None:
         first = plan.wordings[0]

@@ -137,6 +137,15 @@ def test_it_is_mapped_once_and_again_only_when_the_rows_change(tmp_path, monkeyp
     assert len([file for file in paths.file("inter.mapped").iterdir() if file.is_dir()]) == 1
 
 
+def test_other_rows_of_the_same_size_and_time_are_seen(tmp_path):
+    """Arrow files of equally many rows are of one size, and archives may set one time: the old rows were taken."""
+    paths = dataset(tmp_path)
+    for items in ([1, 2, 3], [3, 2, 1]):
+        path = write(paths, frame_of({"a": items}), "arrow")
+        os.utime(path, ns=(10**18, 10**18))
+        assert load_sequences(paths).items.tolist() == items
+
+
 def test_another_folder_may_hold_the_arrays(tmp_path, monkeypatch):
     paths = dataset(tmp_path)
     write(paths, frame_of({"a": [1, 2, 3]}))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from src.finetune import training
+from src.finetune import resuming, training
 from src.finetune.core import finetune
 from tests.finetune.toy_runs import assert_equal_weights, config_for, log_of
 
@@ -172,6 +172,31 @@ def test_who_begins_anew_is_told_what_is_there(stopped, tmp_path, capsys):
     folder = shutil.copytree(stopped.output_dir, tmp_path / "out")
     finetune(replace(stopped, output_dir=folder, max_steps=1))
     assert f"to go on from {folder / 'checkpoint-4'} pass --resume_from_checkpoint True" in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_a_record_is_known_by_that_of_its_run(stopped, tmp_path, monkeypatch):
+    """Killed between the weights and their record; and wordings that were changed since."""
+    folder = shutil.copytree(stopped.output_dir, tmp_path / "out")
+    (folder / "checkpoint-2" / "run.json").unlink()
+    again = replace(stopped, output_dir=folder, resume_from_checkpoint=str(folder / "checkpoint-2"))
+    with pytest.raises(ValueError, match="--seed 42, and 1 is asked for"):
+        finetune(replace(again, seed=1))
+    record = json.loads((folder / "run.json").read_text())
+    for name, other, message in (
+        ("templates_sha256", {"seqrec": "0"}, "other wordings of seqrec"),
+        ("train_samples", {"seqrec": 3}, "other training samples of seqrec"),
+    ):
+        (folder / "run.json").write_text(json.dumps(record | {name: other}))
+        with pytest.raises(ValueError, match=message):
+            finetune(again)
+
+
+def test_a_checkpoint_of_other_data_ends_every_rank(monkeypatch, tmp_path):
+    """Only rank 0 hashes pictures and base models: the others used to go on without it."""
+    monkeypatch.setattr(resuming, "gather", lambda _: ["other pictures than data/Toy holds now", ""])
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ValueError, match="is of a run with other pictures than data/Toy holds now: give what"):
+        resuming.check_resumed(tmp_path / "checkpoint-2", {})
 
 
 def test_epochs_ask_in_new_words(tmp_path, monkeypatch):

@@ -54,10 +54,17 @@ def test_residual_kmeans_sums_codewords_of_the_embeddings_themselves(config):
 
 
 def test_balanced_codes_are_even_on_every_level(config):
-    _, _, encoded = result(replace(config, quantizer="balanced_rkmeans", codebook_sizes=(8, 6)))
+    """The log and the reconstruction used to be of the nearest codewords, which no index has."""
+    folder, _, encoded = result(replace(config, quantizer="balanced_rkmeans", codebook_sizes=(8, 6)))
     counts = [np.bincount(column) for column in encoded.codes.T]
     assert counts[0].tolist() == [15] * 8
     assert counts[1].tolist() == [20] * 6
+    (row,) = read_rows(folder / "metrics.jsonl")
+    assert row["perplexity"] == pytest.approx([8, 6])
+    assert row["collision_rate"] == measure(encoded.codes, (8, 6)).collision_rate
+    total = sum(book[encoded.codes[:, level]] for level, book in enumerate(encoded.codebooks))
+    mean = np.square(clustered() - total).mean()
+    assert (encoded.reconstruction, row["eval_reconstruction"]) == pytest.approx((mean, mean), rel=1e-4)
 
 
 def test_opq_is_a_product_quantizer(config):

@@ -8,8 +8,8 @@ import pytest
 from src.common.artifacts import read_json, write_json
 from src.seqrec.calibration import read_promises, reliability, wilson_interval
 from src.seqrec.core import evaluate
-from tests.seqrec.test_core import config_for
-from tests.toy import NUM_ITEMS, toy_catalogue
+from tests.seqrec.toy_runs import config_for, write_checkpoint
+from tests.toy import NUM_ITEMS, toy_catalogue, toy_path
 
 
 def test_bins_equal_a_count_by_hand():
@@ -59,8 +59,13 @@ def test_what_is_no_chance(chances, came_true, message):
         reliability(np.array(chances), np.array(came_true))
 
 
-def test_chances_of_all_items_make_one(tmp_path):
-    config = config_for(tmp_path, num_beams=NUM_ITEMS, legal_softmax=True, metrics=("hit@1", "hit@10"))
+@pytest.mark.parametrize("sid_digits", [0, 1])
+def test_chances_of_all_items_make_one(tmp_path, sid_digits):
+    """Of SIDs that are spelt with two tokens a level, chances used to be worked out as if these were one."""
+    checkpoint = write_checkpoint(tmp_path / "model", "qwen2", toy_path(), max_his_len=6, sid_digits=sid_digits)
+    config = config_for(
+        tmp_path, ckpt_model=checkpoint, num_beams=NUM_ITEMS, legal_softmax=True, metrics=("hit@1", "hit@10")
+    )
     evaluate(config)
     promises = read_promises(config.results_file, toy_catalogue())
     np.testing.assert_allclose(promises.chances.sum(1), 1, atol=1e-4)
@@ -84,3 +89,6 @@ def test_chances_of_all_items_make_one(tmp_path):
         write_json(config.results_file, {**table, **change})
         with pytest.raises(ValueError, match=message):
             read_promises(config.results_file, toy_catalogue())
+    write_json(config.results_file, {name: value for name, value in table.items() if name != "score_tokens"})
+    with pytest.raises(ValueError, match="does not say of how many tokens its scores are means"):
+        read_promises(config.results_file, toy_catalogue())

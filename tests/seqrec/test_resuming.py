@@ -1,6 +1,7 @@
 """Evaluation gives the same numbers on any number of ranks and after any kill."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from src.common.artifacts import read_json, write_json
+from src.common.parts import key_of
 from src.seqrec import core
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import Parts, Samples, ask, check, cut_batches, evaluate, make_samples
@@ -88,6 +90,39 @@ def test_parts_of_other_prompts_are_not_taken(tmp_path, monkeypatch, change):
     else:
         monkeypatch.setattr(core, "load_task", lambda name, language: load_task("fusionseqrec", language))
     assert not list(Parts(config, catalogue).done(0))
+
+
+def test_parts_of_other_pictures_or_models_are_not_taken(tmp_path, monkeypatch):
+    """After a kill, pictures that were fetched again, another base model or another tokenizer used to make up one half
+    of the results."""
+    data = shutil.copytree(toy_path(), tmp_path / "data")
+    folder = write_checkpoint(tmp_path / "ckpt", "qwen2_vl", data)
+    config = config_for(tmp_path, "qwen2_vl", ckpt_model=folder, data_path=data, test_task="mmseqrec")
+    keys = []
+    init = core.CommonParts.__init__
+
+    def spy(self, place, key):
+        keys.append(key)
+        init(self, place, key)
+
+    monkeypatch.setattr(core.CommonParts, "__init__", spy)
+    evaluate(config)
+    evaluate(config)
+    assert keys[0] == keys[1]
+    first, second, *_ = check(config)[2].image_files.values()
+    shutil.copy(second, first)
+    evaluate(config)
+    assert keys[2] != keys[1]
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    evaluate(config)
+    assert keys[3] != keys[2]
+
+
+@pytest.mark.parametrize("inputs", ["base model", "pictures"])
+def test_large_inputs_count_as_rank_0_has_hashed_them(inputs):
+    assert key_of({}, [], {inputs: {"sha256": "a"}}) != key_of({}, [], {inputs: {"sha256": "b"}})
+    assert key_of({}, [], {"SASRec results": {"sha256": "a"}}) == key_of({}, [])
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -23,7 +23,7 @@ from src.seqrec.tracing import (
 from src.tasks.task import load_task
 from src.trie import Trie
 from tests.seqrec.test_core import config_for, predictions_of
-from tests.toy import NUM_ITEMS, toy_catalogue
+from tests.toy import NUM_ITEMS, toy_catalogue, toy_path
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,16 @@ def test_what_is_found_is_what_evaluation_finds(traced, tmp_path):
         (part,) = predictions_of(config)
         np.testing.assert_array_equal(part.ranked, ours.items)
         np.testing.assert_allclose(part.scores, ours.scores, atol=1e-4)
+
+
+def test_a_trace_of_results_asks_as_these_were_asked(tmp_path):
+    """Histories used to be as long as in training, whatever --max_his_len the results were made with."""
+    config = config_for(tmp_path, max_his_len=1, bf16=True)
+    evaluate(config)
+    again = config_of_results(config.results_file, toy_path(), 0)
+    assert (again.max_his_len, again.bf16) == (1, True)
+    found, _ = trace(again)
+    np.testing.assert_array_equal(found.found.items, predictions_of(config)[0].ranked)
 
 
 def test_a_prefix_that_is_lost_stays_lost(traced):

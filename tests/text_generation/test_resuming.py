@@ -61,6 +61,8 @@ def test_answers_of_another_processor_are_not_taken(tmp_path):
     )
     write_json(path, read_json(path) | {"max_pixels": 99})
     assert run_key(config, check(config)) != before
+    pictures = [run_key(config, check(config), {"pictures": {"sha256": digest}}) for digest in "ab"]
+    assert pictures[0] != pictures[1]
 
 
 @pytest.mark.slow
