@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from src.collate import TrainingCollator
-from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
+from src.common.artifacts import TOKEN_META, file_hash, read_json, share_weights, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
 from src.common.log import duration, logger
 from src.common.machines import check_same, check_shared
@@ -119,6 +119,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         """What a folder needs beside the weights to be evaluated."""
         record["seconds"] = round(time.time() - started, 1)
         (loaded.processor or loaded.tokenizer).save_pretrained(folder)
+        share_weights(folder)
         write_json(folder / TOKEN_META, meta)
         write_record(folder / "run.json", record, {"model": folder} if folder == config.output_dir else None)
 
