@@ -196,6 +196,7 @@ def prepare_model(config: FinetuneConfig, index: SidIndex, items: dict[int, dict
     sid_ids, way = [], "no new rows"
     if config.add_sid_tokens:
         sid_ids = add_sid_tokens(loaded, index.all_tokens)
+        way = "left empty"  # by a preflight, which loads no weights
         if not config.preflight:
             way = init_sid_rows(loaded, sid_ids, index, config.sid_init, item_texts(items), seed=config.seed)
     if config.use_gradient_checkpointing:
