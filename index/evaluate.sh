@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.." && source scripts/launch.sh
 
 if [[ -z $INDEX_FILE && -z $CKPT_PATH && -z $ask_help ]]; then
     echo "no run in $CKPT_DIR: train one with bash index/run.sh, or set CKPT_PATH" >&2
-    [[ ${DRY_RUN:-0} == 1 ]] && CKPT_PATH=$CKPT_DIR/NEWEST_RUN || exit 1
+    [[ ${DRY_RUN:-0} != 0 ]] && CKPT_PATH=$CKPT_DIR/NEWEST_RUN || exit 1
 fi
 
 if [[ -n $INDEX_FILE ]]; then

@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.." && source scripts/launch.sh
 
 if [[ -z $CKPT_PATH && -z $ask_help ]]; then
     echo "no run in $OUTPUT_DIR: train one with bash index/run.sh, or set CKPT_PATH" >&2
-    [[ ${DRY_RUN:-0} == 1 ]] && CKPT_PATH=$OUTPUT_DIR/NEWEST_RUN || exit 1
+    [[ ${DRY_RUN:-0} != 0 ]] && CKPT_PATH=$OUTPUT_DIR/NEWEST_RUN || exit 1
 fi
 
 launch "$LOG_FILE" python3 -u index/generate_indices.py --dataset "$DATASET" --ckpt_path "$CKPT_PATH" \

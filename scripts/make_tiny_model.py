@@ -18,7 +18,7 @@ if (
 ):  # run as a file: look up modules from the repository root, as `python -m scripts.make_tiny_model` does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src.common.artifacts import read_json, write_json
+from src.common.artifacts import read_json, share_weights, write_json
 from src.common.cli import add_switch, new_parser, user_errors
 from src.common.folders import atomic_folder
 from src.common.record import plain
@@ -93,6 +93,7 @@ def make_tiny_model(config: TinyModelConfig) -> Path:
             torch.manual_seed(config.seed)
             model, processor = build(config, texts)
         model.save_pretrained(folder)
+        share_weights(folder)
         processor.save_pretrained(folder)
         write_json(folder / MARKER, plain(config), indent=2)
     return out

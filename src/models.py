@@ -362,6 +362,7 @@ def write_merged_record(folder: Path, inputs: Mapping[str, Any]) -> None:
 
 
 def save_records(folder: Path, ckpt_model: Path) -> None:
+    artifacts.share_weights(folder)
     for name in (artifacts.TOKEN_META, "run.json"):
         if (ckpt_model / name).is_file():
             artifacts.write_json(folder / name, artifacts.read_json(ckpt_model / name), indent=2)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.chat import TEXT_SLOTS, Chat, Slot
+from src.chat import WORD_SLOTS, Chat, Slot
 from src.common.log import logger
 from src.item_tokens import ItemTokens, View
 from src.prompt_settings import PromptSettings
@@ -164,7 +164,7 @@ class PromptBuilder:
     @staticmethod
     def _cut_words(pieces: list, filled: list[np.ndarray], excess: int) -> bool:
         """Takes `excess` tokens off the end of the longest words among the pieces; says whether they had as many."""
-        texts = [place for place, piece in enumerate(pieces) if isinstance(piece, Slot) and piece.name in TEXT_SLOTS]
+        texts = [place for place, piece in enumerate(pieces) if isinstance(piece, Slot) and piece.name in WORD_SLOTS]
         longest = max(texts, key=lambda place: len(filled[place]), default=None)
         if longest is None or len(filled[longest]) < excess:
             return False
@@ -198,8 +198,9 @@ class PromptBuilder:
     ) -> tuple[np.ndarray, list[dict]]:  # fmt: skip
         """Token ids of a prompt and its pictures; `text` is the row of the text about a user that it speaks of.
 
-        A prompt that would leave less than `reserve` tokens of `model_max_length` loses its oldest history; without a
-        history its longest words are cut. Placeholders of pictures are never cut.
+        A prompt that would leave less than `reserve` tokens of `model_max_length` loses its oldest history; where the
+        latest item is all that is left of it, or there is none, the longest words are cut. Placeholders of pictures are
+        never cut.
 
         Raises:
             ValueError: even so it is too long.
@@ -223,8 +224,9 @@ class PromptBuilder:
             start = 1 + bisect_left(range(1, last), True, key=lambda start: fill(start)[-1] <= 0)
             pieces, filled, images, excess = fill(start)
         if excess > 0 and not self._cut_words(pieces, filled, excess):
+            asked = f" (item {item})" if item >= 0 else ""
             raise ValueError(
-                f"a prompt of {excess + room} tokens does not fit in --model_max_length"
+                f"a prompt of {excess + room} tokens{asked} does not fit in --model_max_length"
                 f" {self.settings.model_max_length}: raise it, or use smaller pictures"
             )
         return np.concatenate(filled), images

@@ -70,7 +70,7 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     if missing := [int(item) for item in items if int(item) not in pictures.get("second", usable)]:
         folder = catalogue.paths.folder / (config.second_image_path or "")
         raise ValueError(f"{folder} lacks the picture of item {missing[0]}")
-    check_writable(config.results_file)
+    check_writable(config.results_path)
     read: dict[str, Any] = {**catalogue.input_files(), "checkpoint": config.ckpt_model}
     if config.lora and config.base_model:
         read["base model"] = base_input(config.ckpt_model, config.base_model)
@@ -107,9 +107,9 @@ def verify_pictures(config: PicturesConfig) -> dict[str, float | int | None]:
     result["chance_text"] = float(np.mean([1 / namesakes[words[int(item)]] for item in items]))
     result["loss_true"], result["loss_permuted"] = float(losses["true"].mean()), float(losses["permuted"].mean())
     result["loss_raised"] = float((losses["permuted"] > losses["true"]).mean())
-    write_record(config.results_file, {"artefact": "proof of pictures", **result, "inputs": inputs})
+    write_record(config.results_path, {"artefact": "proof of pictures", **result, "inputs": inputs})
     shown = ", ".join(f"{name} {value:.3f}" for name, value in result.items() if isinstance(value, float))
-    logger.info("pictures and the model: %s; written to %s", shown, config.results_file)
+    logger.info("pictures and the model: %s; written to %s", shown, config.results_path)
     return result
 
 

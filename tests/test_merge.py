@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from src.common.artifacts import UMASK
 from src.finetune.core import finetune
 from src.merge_lora import main, merge_lora
 from src.merge_zero3 import find_checkpoint, merge_zero3
@@ -58,7 +59,9 @@ def test_bf16_halves_the_file(tmp_path):
     for bf16 in (False, True):
         folder = merge_lora(base, adapter, tmp_path / str(bf16), bf16)
         assert {tensor.dtype for tensor in weights_of(folder).values()} == {torch.bfloat16 if bf16 else torch.float32}
-        sizes.append((folder / "model.safetensors").stat().st_size)
+        file = (folder / "model.safetensors").stat()
+        sizes.append(file.st_size)
+        assert file.st_mode & 0o777 == 0o666 & ~UMASK  # others may read it, as the files beside it
     assert sizes[1] < 0.6 * sizes[0]
     assert json.loads((folder / "run.json").read_text())["prompt_settings"]
 

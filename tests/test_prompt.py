@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from src.collate import PromptCollator, TrainingCollator
 from src.prompt import PromptBuilder, Sample
+from src.prompt_settings import PromptSettings
 from src.tasks.task import LANGUAGES, Template, load_task
 from src.tasks.texts import LIST_SEPARATORS
 from tests.toy import (
@@ -339,6 +340,29 @@ def test_long_words_are_cut_and_pictures_never():
         assert loaded.tokenizer.decode(sample.ids).endswith("assistant\n" + loaded.tokenizer.decode(whole.targets[:-1]))
         fitted.append(length)
     assert len(fitted) > 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_prefix": True}])
+def test_a_title_longer_than_the_prompt_is_cut(settings):
+    """The latest title of a history used to end the run, hours in, where it was longer than `model_max_length`."""
+    loaded, template = shared_model("qwen2"), load_task("fusionseqrec").templates[0]
+    assert "history_titles" in template.slots
+    title = "a lamp of brass " * 60
+    catalogue = toy_catalogue()
+    items = catalogue.items | {HISTORY[-1]: catalogue.items[HISTORY[-1]] | {"title": title}}
+
+    def builder_for(length: int) -> PromptBuilder:
+        given = PromptSettings(model_max_length=length, **settings)
+        return PromptBuilder(replace(catalogue, items=items), loaded.tokenizer, None, given)
+
+    whole, cut = (builder_for(length).sample(template, HISTORY[-1:], SEEN) for length in (2048, 128))
+    assert len(whole.ids) > 300
+    assert len(cut.ids) + 1 == 128
+    np.testing.assert_array_equal(cut.ids, builder_for(128).sample(template, HISTORY, SEEN).ids)
+    np.testing.assert_array_equal(cut.targets, whole.targets)
+    begins, ends = (loaded.tokenizer.decode(cut.ids).split("a lamp of brass")[part] for part in (0, -1))
+    assert loaded.tokenizer.decode(whole.ids).startswith(begins)
+    assert ends.endswith(loaded.tokenizer.decode(whole.ids).rpartition("a lamp of brass")[2][-40:])
 
 
 # ---- shared prefixes -------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ cd "$(dirname "$0")/../.." && source scripts/launch.sh
 : "${MASTER_PORT:=33327}"
 : "${LOG_FILE:=./log/text_generate/evaluate_${NAME}_$(date +%Y%m%d%H%M%S).log}"
 
-if [[ "$ZERO_SHOT" == True ]]; then
+if [[ "$ZERO_SHOT" =~ ^([Tt]rue|1|yes|on)$ ]]; then
   asked=(--zero_shot)
 else
   asked=(--index_file "$INDEX_FILE" --base_model "$BASE_MODEL" --lora "$LORA")

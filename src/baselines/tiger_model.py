@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from src.baselines.tiger import TIGER_FILE, TIGER_RECORD, TigerConfig
-from src.common.artifacts import TOKEN_META, file_hash, read_json, write_json
+from src.common.artifacts import TOKEN_META, file_hash, read_json, share_weights, write_json
 from src.common.record import write_record
 from src.common.sid import SidIndex
 from src.seqrec.config import EvaluateConfig
@@ -87,6 +87,7 @@ def save_tiger(folder: Path, tiger: Tiger, settings: dict[str, Any], record: dic
     """
     (folder / TIGER_FILE).unlink(missing_ok=True)
     tiger.model.save_pretrained(folder)
+    share_weights(folder)
     index = tiger.catalogue.index
     meta = {"index_sha256": file_hash(index.file), "codebook_sizes": list(index.codebook_sizes)}
     write_json(folder / TOKEN_META, meta)

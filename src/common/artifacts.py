@@ -22,6 +22,7 @@ import numpy as np
 
 UMASK = os.umask(0)  # it can only be read by setting it, which threads would do to each other: once, then
 os.umask(UMASK)
+MAX_ITEM_ID = 2**31 - 1  # a compact index holds them in 32 bits
 TOKEN_META = "token_meta.json"  # beside a fine-tuned model: its SID tokens and the index that they are of
 
 
@@ -160,6 +161,18 @@ def read_json(path: str | Path, remedy: str = "") -> Any:
         ) from error
 
 
+def read_table(path: str | Path, remedy: str = "") -> dict[str, Any]:
+    """`read_json` of a file that holds a table.
+
+    Raises:
+        ValueError: it holds a list or a single value; `remedy` says what it should hold.
+    """
+    table = read_json(path, remedy)
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} must hold a table {{...}}, holds {table!r:.80}.{' ' + remedy if remedy else ''}")
+    return table
+
+
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a .jsonl log; no file, no rows. A last line that a killed or a running writer left unfinished is dropped.
 
@@ -272,7 +285,10 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_ids(sidecar: Path, path: Path, num_rows: int) -> list[int]:
-    ids = [int(item) for item in read_json(sidecar)]
+    rows = read_json(sidecar)
+    if not isinstance(rows, list) or not all(str(item).isdecimal() and int(item) <= MAX_ITEM_ID for item in rows):
+        raise ValueError(f"{sidecar} must hold a list of item ids (whole numbers from 0 to {MAX_ITEM_ID}), one a row")
+    ids = [int(item) for item in rows]
     if len(ids) != num_rows:
         raise ValueError(
             f"{path} has {num_rows} rows and {sidecar} names {len(ids)} items: they are of different runs."
@@ -317,6 +333,12 @@ def save_embeddings(path: str | Path, embeddings: np.ndarray, item_ids: Sequence
 
 
 # ---- fine-tuned models -----------------------------------------------------------------------------------------------
+def share_weights(folder: str | Path) -> None:
+    """Lets others read the weights in a folder as they may the files beside them: safetensors writes private files."""
+    for path in Path(folder).glob("*.safetensors"):
+        path.chmod(0o666 & ~UMASK)
+
+
 def load_token_meta(folder: str | Path) -> dict[str, Any] | None:
     """`token_meta.json` of a fine-tuned model: `sid_tokens` and more; None where the folder has none."""
     path = Path(folder) / TOKEN_META

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.common.artifacts import DatasetPaths, read_json, read_text
+from src.common.artifacts import MAX_ITEM_ID, DatasetPaths, read_json, read_table, read_text
 
 ITEM_FIELDS = ("title", "description", "brand", "categories")
 ENRICHED_LISTS = ("tags", "highlights", "characteristics")
@@ -23,9 +23,10 @@ def load_interactions(paths: DatasetPaths) -> dict[str, list[int]]:
     if not isinstance(table, dict) or not table:
         raise ValueError(f"{path} must be a table {{user: [item, ...]}} with at least one user")
     for user, items in table.items():
-        if not isinstance(items, list) or not all(type(item) is int and item >= 0 for item in items):
+        if not isinstance(items, list) or not all(type(item) is int and 0 <= item <= MAX_ITEM_ID for item in items):
             raise ValueError(
-                f"{path}: user {user!r} must have a list of item ids (whole numbers from 0), has {items!r:.80}"
+                f"{path}: user {user!r} must have a list of item ids (whole numbers from 0 to {MAX_ITEM_ID}), has"
+                f" {items!r:.80}"
             )
     return table
 
@@ -35,10 +36,13 @@ def load_times(paths: DatasetPaths, interactions: Mapping[str, Sequence[int]]) -
     path = paths.file("times.json")
     if not path.is_file():
         return None
-    table = read_json(path)
+    table = read_table(path)
     for user, items in interactions.items():
-        if len(table.get(user, ())) != len(items):
-            raise ValueError(f"{path}: user {user!r} has {len(table.get(user, ()))} times for {len(items)} items")
+        times = table.get(user, [])
+        if not isinstance(times, list):
+            raise ValueError(f"{path}: user {user!r} must have a list of times, has {times!r:.80}")
+        if len(times) != len(items):
+            raise ValueError(f"{path}: user {user!r} has {len(times)} times for {len(items)} items")
     return table
 
 
@@ -48,11 +52,11 @@ def load_items(paths: DatasetPaths) -> dict[int, dict[str, Any]]:
     Fields other than the title may be absent and are then empty; a list (Amazon's categories) is joined by commas.
     """
     path = paths.file("item.json")
-    table = read_json(path, "It holds {item: {title, description, brand, categories, image?}}")
+    table = read_table(path, "It holds {item: {title, description, brand, categories, image?}}")
     items: dict[int, dict[str, Any]] = {}
     for key, fields in table.items():
-        if not str(key).isdecimal():
-            raise ValueError(f"{path}: item id {key!r} is not a whole number from 0")
+        if not key.isdecimal() or int(key) > MAX_ITEM_ID:
+            raise ValueError(f"{path}: item id {key!r} is not a whole number from 0 to {MAX_ITEM_ID}")
         if not isinstance(fields, dict) or "title" not in fields:
             raise ValueError(f"{path}: item {key} has no title. Give it one (it may be empty)")
         item = dict(fields)
@@ -81,7 +85,7 @@ def load_id_map(path: str | Path) -> dict[str, int]:
 def load_splits(paths: DatasetPaths) -> dict[str, list[int]] | None:
     """`<DS>.split.json`: {user: [n_train, n_valid]} where a split by time was made; None where it is absent."""
     path = paths.file("split.json")
-    return read_json(path) if path.is_file() else None
+    return read_table(path) if path.is_file() else None
 
 
 # ---- texts that a language model wrote -------------------------------------------------------------------------------
@@ -132,6 +136,12 @@ def load_user_texts(paths: DatasetPaths) -> UserFile:
     if not isinstance(table, dict) or not any(isinstance(table.get(part), dict) for part in parts):
         raise ValueError(f"{path} must be a table with {' and '.join(parts)}: {MAKE_USER_TEXTS}")
 
+    def part_of(whole: dict[str, Any], name: str) -> dict[str, Any]:
+        part = whole.get(name) or {}
+        if not isinstance(part, dict):
+            raise ValueError(f"{path}: {name} must be a table {{user: ...}}, is {part!r:.80}")
+        return part
+
     def texts(value: Any, what: str) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise ValueError(f"{path}: {what} must be a list of texts, is {value!r:.80}")
@@ -143,12 +153,12 @@ def load_user_texts(paths: DatasetPaths) -> UserFile:
         return int(value)
 
     preferences = {
-        user: texts(value, f"the preference of user {user!r}") for user, value in (table.get(parts[0]) or {}).items()
+        user: texts(value, f"the preference of user {user!r}") for user, value in part_of(table, parts[0]).items()
     }
     searches: dict[str, dict[str, Search]] = {}
     for split in ("train", "test"):
         searches[split] = {}
-        for user, row in ((table.get(parts[1]) or {}).get(split) or {}).items():
+        for user, row in part_of(part_of(table, parts[1]), split).items():
             what = f"the {split} intention of user {user!r}"
             if not isinstance(row, dict) or not {"item", "inters", "querys"} <= row.keys():
                 raise ValueError(f"{path}: {what} must have item, inters and querys, is {row!r:.80}")

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from src.common.artifacts import DatasetPaths, atomic_path, read_json, write_json, write_text
+from src.common.artifacts import MAX_ITEM_ID, DatasetPaths, atomic_path, read_table, write_json, write_text
 from src.common.mapped_npz import map_npz
 from src.common.sid import SidIndex, level_letters, parse_sid_token
 
@@ -61,7 +61,7 @@ def load_sid_index(path: str | Path, item_ids: Sequence[int] | np.ndarray | None
     """
     path = Path(path)
     meta_path = index_meta_path(path)
-    meta = read_json(meta_path) if meta_path.is_file() else {}
+    meta = read_table(meta_path) if meta_path.is_file() else {}
     if path.suffix == ".npz":
         try:
             arrays = map_npz(path)
@@ -76,12 +76,15 @@ def load_sid_index(path: str | Path, item_ids: Sequence[int] | np.ndarray | None
                 f"{path} must hold item_ids (N,) and codes (N, L) from 0, has {ids.shape} and {codes.shape}"
             )
     else:
-        table = read_json(path, "Make an index with: bash index/generate.sh")
+        table = read_table(path, "Make an index with: bash index/generate.sh")
         if not table:
             raise ValueError(f"{path} holds no item")
-        odd = next((key for key in table if not key.isdecimal()), None)
+        odd = next((key for key in table if not key.isdecimal() or int(key) > MAX_ITEM_ID), None)
         if odd is not None:
-            raise ValueError(f"{path}: item id {odd!r} is not a whole number from 0")
+            raise ValueError(f"{path}: item id {odd!r} is not a whole number from 0 to {MAX_ITEM_ID}")
+        odd = next((key for key, tokens in table.items() if not isinstance(tokens, list)), None)
+        if odd is not None:
+            raise ValueError(f"{path}: item {odd} must have a list of SID tokens, has {table[odd]!r:.80}")
         first = next(iter(table.values()))
         if not first:
             raise ValueError(f"{path} holds no SID: {next(iter(table))} has an empty list")

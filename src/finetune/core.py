@@ -45,6 +45,7 @@ def check(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task], list[Cata
     pictured = [task.name for task in tasks if task.needs_images]
     if pictured:
         catalogues = [check_images(catalogue, pictured, config.skip_bad_images) for catalogue in catalogues]
+    check_output_dir(config)
     check_writable(config.output_dir / "run.json")
     return config, tasks, catalogues
 
@@ -77,6 +78,7 @@ def check_settings(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task]]:
         row_length=1, lora_r=1, preflight=0, per_device_batch_size=1, gradient_accumulation_steps=1, num_workers=0,
         save_and_eval_steps=1, save_total_limit=1, logging_step=1,
     )  # fmt: skip
+    check_rates(config)
     if not 0 < config.ratio_dataset <= 1:
         raise ValueError(f"--ratio_dataset {config.ratio_dataset} is a share of the training users, over 0 and up to 1")
     if not 0 <= config.image_augment < 1:
@@ -110,6 +112,37 @@ def check_settings(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Task]]:
     check_base_model(config.base_model, config.model_type)
     whole = replace(config, vision=family.vision, train_prompt_sample_num=prompts, train_data_sample_num=caps)
     return whole, tasks
+
+
+def check_rates(config: FinetuneConfig) -> None:
+    """Refuses settings by which nothing would be learnt, or that the optimizer refuses after the model was loaded."""
+    if (config.epochs <= 0 and config.max_steps < 0) or config.max_steps == 0:
+        raise ValueError(f"--epochs {config.epochs:g} --max_steps {config.max_steps} train nothing: raise one of them")
+    if config.lora_alpha <= 0:
+        raise ValueError(f"--lora_alpha {config.lora_alpha}: it must be above 0")
+    for name in ("warmup_ratio", "lora_dropout", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"--{name} {getattr(config, name)}: it must be at least 0 and below 1")
+    check_at_least(config, learning_rate=0, weight_decay=0, max_grad_norm=0, seed=0)
+
+
+def check_output_dir(config: FinetuneConfig) -> None:
+    """Refuses a folder with another run, whose weights or checkpoints would be taken for those of this one."""
+    folder, resume = config.output_dir, config.resume_from_checkpoint
+    found = [*sorted(folder.glob("checkpoint-*")), folder / "adapter_config.json", folder / "config.json"]
+    found = [path for path in found if path.exists()]
+    if config.preflight or not found:
+        return
+    if not resume or (resume.lower() not in RESUME_NEWEST and Path(resume).resolve().parent != folder.resolve()):
+        raise ValueError(
+            f"--output_dir {folder} holds {found[0].name} of an earlier run: go on with that one by"
+            f" --resume_from_checkpoint True, give another --output_dir, or remove the folder"
+        )
+    other, kind, cure = ("adapter_config.json", "a LoRA adapter", "add")
+    if config.use_lora:
+        other, kind, cure = ("config.json", "a whole model", "leave out")
+    if any((place / other).is_file() for place in (folder, *folder.glob("checkpoint-*"))):
+        raise ValueError(f"--output_dir {folder} holds {kind} to go on with: {cure} --use_lora")
 
 
 def load_catalogues(config: FinetuneConfig, tasks: list[Task]) -> list[Catalogue]:

@@ -29,12 +29,11 @@ def checkpoint_to_resume(config: FinetuneConfig) -> Path | None:
         ValueError: the checkpoint is of a run with other settings. It would go on with its own, such as the learning
             rate, while the record of this run would show the new ones.
     """
-    asked, newest = config.resume_from_checkpoint, newest_whole_checkpoint(config.output_dir)
+    asked = config.resume_from_checkpoint
     if not asked:
-        if newest:
-            logger.info("beginning anew: to go on from %s pass --resume_from_checkpoint True", newest)
         return None
-    checkpoint = newest if asked.lower() in RESUME_NEWEST else Path(asked)
+    newest = asked.lower() in RESUME_NEWEST
+    checkpoint = newest_whole_checkpoint(config.output_dir) if newest else Path(asked)
     logger.info("resuming from %s", checkpoint or "the start: no whole checkpoint yet")
     if checkpoint:
         settings = {name: value for name, value in plain(config).items() if name not in FREE_TO_DIFFER}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from src.collate import TrainingCollator
-from src.common.artifacts import TOKEN_META, file_hash, write_json
+from src.common.artifacts import TOKEN_META, file_hash, share_weights, write_json
 from src.common.distributed import finish, is_main, resolve_device, world_size
 from src.common.log import duration, logger
 from src.common.machines import check_same, check_shared
@@ -120,6 +120,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         """What a folder needs beside the weights to be evaluated."""
         record["seconds"] = round(time.time() - started, 1)
         (loaded.processor or loaded.tokenizer).save_pretrained(folder)
+        share_weights(folder)
         write_json(folder / TOKEN_META, meta)
         write_record(folder / "run.json", record, {"model": folder} if folder == config.output_dir else None)
 
@@ -177,6 +178,7 @@ def prepare_model(config: FinetuneConfig, index: SidIndex, items: dict[int, dict
     sid_ids, way = [], "no new rows"
     if config.add_sid_tokens:
         sid_ids = add_sid_tokens(loaded, index.all_tokens)
+        way = "left empty"  # by a preflight, which loads no weights
         if not config.preflight:
             way = init_sid_rows(loaded, sid_ids, index, config.sid_init, item_texts(items), seed=config.seed)
     if config.use_gradient_checkpointing:

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         type=Path,
         help="page to write (default: beside --results_file, else results/<dataset>/<task>-<ckpt_model>.cases.html)",
     )
-    parser.set_defaults(sample_num=CaseConfig.sample_num, results_file=CaseConfig.results_file)
+    parser.set_defaults(sample_num=CaseConfig.sample_num)
     args = parser.parse_args(argv)
     with user_errors():
         show(CaseConfig(**settings_of(args)))

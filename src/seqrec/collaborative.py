@@ -23,7 +23,7 @@ Shares = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def counted_shares(baseline: str, catalogue: "Catalogue", config: EvaluateConfig) -> Shares:
     """Scores of a counting baseline over their sum."""
-    settings = BaselineConfig(catalogue.name, config.results_file, filter_history=config.filter_history)
+    settings = BaselineConfig(catalogue.name, config.results_path, filter_history=config.filter_history)
     score = importlib.import_module(f"src.baselines.{baseline}").build_scorer(catalogue, settings).score_function
 
     def shares(users: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -41,10 +41,16 @@ class EvaluateConfig:
     fuse_weight: str = "auto"
     fuse_results: Path | None = None
     fuse_sample_num: int = 2000
-    results_file: Path = Path("results/results.json")
+    results_file: Path | None = None  # else as in `results_path`
     bf16: bool = False
     device: str = "auto"
     seed: int = 42
+
+    @property
+    def results_path(self) -> Path:
+        """Where the results go: by default models, tasks and datasets do not replace each other's."""
+        name = f"{self.test_task}-{self.ckpt_model.resolve().name}.json"
+        return self.results_file or Path("results", self.dataset, name)
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,12 @@ class CaseConfig(EvaluateConfig):
     sample_num: int = 5
     users: tuple[str, ...] = ()  # names; else `sample_num` of them at random
     top_k: int = 10
-    results_file: Path | None = None  # type: ignore[assignment]  # only where `metric_ddp` wrote, if it is known
     html: Path | None = None  # else as in `page_path`
 
     @property
     def page_path(self) -> Path:
-        """Where the page goes unless `html` says: beside the results, as far as they are known."""
-        results = Path("results", self.dataset, f"{self.test_task}-{self.ckpt_model.resolve().name}.json")
-        return self.html or (self.results_file or results).with_suffix(".cases.html")
+        """Where the page goes unless `html` says: beside the results."""
+        return self.html or self.results_path.with_suffix(".cases.html")
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,9 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     )
     add_sample_num_flag(parser, d.sample_num)
     parser.add_argument(
-        "--results_file", type=Path, default=d.results_file, help="JSON; predictions are written beside it"
+        "--results_file",
+        type=Path,
+        help="JSON (default: results/<dataset>/<task>-<ckpt_model>.json); predictions are written beside it",
     )
     return parser
 

@@ -150,7 +150,7 @@ class Parts(CommonParts):
         self, config: EvaluateConfig, catalogue: Catalogue, name: str = "", inputs: dict[str, Any] | None = None
     ):
         """`name` tells the parts of one results file from each other; `inputs` are those of the results."""
-        folder = predictions_path(config.results_file).with_suffix(f"{name}.parts")
+        folder = predictions_path(config.results_path).with_suffix(f"{name}.parts")
         super().__init__(folder, self._key(config, catalogue, inputs))
 
     @staticmethod
@@ -266,11 +266,11 @@ def evaluate(config: EvaluateConfig) -> Path:
     if plan and plan.chooses and config.split != CHOSEN_ON:
         chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
         asked[CHOSEN_ON] = make_samples(chosen_by, task, catalogue)
-    check_writable(config.results_file)
+    check_writable(config.results_path)
     if "sasrec" in config.fuse and is_main():  # which alone fuses
         check_sasrec(config, catalogue)
-    if config.results_file.exists():
-        logger.info("%s is there already and will be replaced", config.results_file)
+    if config.results_path.exists():
+        logger.info("%s is there already and will be replaced", config.results_path)
     device = resolve_device(config.device)
     init_process_group(device)
     # Now, since they may change while it runs.
@@ -303,16 +303,16 @@ def evaluate(config: EvaluateConfig) -> Path:
             valid = heard.answers.get(CHOSEN_ON, [])
             predictions, extra["fusion"] = fuse(plan, config, catalogue, heard.answers[config.split], valid)
         summary = summarize(predictions, catalogue, config.metrics, extra)
-        write_results(config.results_file, predictions, summary)
+        write_results(config.results_path, predictions, summary)
         for parts in heard.parts:
             parts.remove()
         rate = heard.num_asked * world_size() / max(seconds, 1e-9)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in summary["mean_results"].items())
         logger.info("%s, %d samples, %.0f a second: %s", task.name, summary["num_samples"], rate, shown)
-        logger.info("results in %s, predictions beside it", config.results_file)
+        logger.info("results in %s, predictions beside it", config.results_path)
     barrier()
     finish()
-    return config.results_file
+    return config.results_path
 
 
 def valid_share(predictions: list[Predictions], catalogue: Catalogue) -> float:

@@ -26,6 +26,8 @@ from src.common.sid import SidIndex, join_indexes
 from src.tasks.task import Split
 from src.tasks.texts import UserTexts, hash_buckets
 
+WIDE = 100  # largest item id for each item above which it is said that ids have wide gaps
+
 
 class Targets(NamedTuple):
     """Items to predict: the item at `positions[i]` of user `users[i]`'s sequence. Both (M,) int64."""
@@ -214,6 +216,11 @@ def load_catalogue(
     if not items:
         raise ValueError(f"{paths.file('item.json')} holds no item")
     item_ids = np.array(sorted(items), np.int64)
+    if item_ids[-1] > WIDE * len(item_ids) + 10**6:
+        logger.warning(
+            "%s: the largest id of %d items is %d. Tables are as long as that: number items from 0 to save memory and"
+            " time", paths.file("item.json"), len(item_ids), item_ids[-1],
+        )  # fmt: skip
     unknown = np.setdiff1d(sequences.distinct, item_ids, assume_unique=True)
     if len(unknown):
         _say_unknown(paths, sequences, unknown)

@@ -2,11 +2,13 @@
 
 import json
 import signal
+import stat
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from src.common import artifacts, dataset_readers
 from src.common.artifacts import dataset_paths
@@ -61,6 +63,13 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
         artifacts.read_json(tmp_path / "x.json", "Run this")
     with pytest.raises(FileNotFoundError, match="--data_path is the folder that holds Nowhere/"):
         dataset_paths(tmp_path, "Nowhere")
+
+
+def test_others_may_read_weights(tmp_path):
+    """safetensors writes files that nobody else may read, beside configs that all may."""
+    save_file({"weight": np.zeros(2)}, tmp_path / "model.safetensors")
+    artifacts.share_weights(tmp_path)
+    assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == 0o666 & ~artifacts.UMASK
 
 
 def test_failure_leaves_the_old_file_and_no_other(tmp_path):

@@ -35,6 +35,36 @@ def test_absent_fields_are_empty_and_lists_are_joined(data):
     assert [item[name] for name in dataset_readers.ITEM_FIELDS] == ["", "", "", "Home, Lamp"]
 
 
+@pytest.mark.parametrize("value", [[], [{"title": "t"}], "text", 3, None, True])
+@pytest.mark.parametrize("suffix", ["inter.json", "item.json", "times.json", "split.json", "index_simple.json"])
+def test_what_is_no_table_is_named(data, suffix, value):
+    """A list of items, such as other systems write, used to end in a traceback."""
+    path = data / NAME / f"{NAME}.{suffix}"
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=rf"{suffix} must (hold|be) a table"):
+        load_catalogue(data, NAME, path if "index" in suffix else None)
+
+
+def test_item_ids_have_32_bits(data):
+    """Larger ones used to end in a traceback, and wrapped around in a compact index."""
+    edit(data / NAME / f"{NAME}.inter.json", lambda users: users["u5"].append(2**31))
+    with pytest.raises(ValueError, match=r"'u5' must have a list of item ids \(whole numbers from 0 to 2147483647"):
+        load_catalogue(data, NAME)
+    edit(data / NAME / f"{NAME}.inter.json", lambda users: users["u5"].pop())
+    edit(data / NAME / f"{NAME}.item.json", lambda items: items.update({str(2**31): {"title": "t"}}))
+    with pytest.raises(ValueError, match="item id '2147483648' is not a whole number from 0 to 2147483647"):
+        load_catalogue(data, NAME)
+
+
+def test_wide_gaps_between_ids_are_said(data, caplog):
+    """Tables by item id once took gigabytes in silence, where ids of a shop stood for numbers."""
+    load_catalogue(data, NAME)
+    assert "Tables are as long" not in caplog.text
+    edit(data / NAME / f"{NAME}.item.json", lambda items: items.update({"953450001": {"title": "t"}}))
+    load_catalogue(data, NAME)
+    assert f"the largest id of {NUM_ITEMS + 1} items is 953450001" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

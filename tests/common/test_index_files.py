@@ -66,10 +66,13 @@ def test_foreign_index_loads_as_it_is(tmp_path):
         ('{"0": ["<a_1>", "<b_2>"], "1": ["<b_1>", "<a_2>"]}', "levels differ"),
         ('{"0": ["<a_1>", "b2"]}', "'b2' is no SID token"),
         ('{"0": ["<a_1>", 2]}', "2 is no SID token"),
-        ('{"0": "<a_1>"}', "is no SID token"),
+        ('{"0": "<a_1>"}', "item 0 must have a list of SID tokens, has '<a_1>'"),
+        ('{"0": ["<a_1>"], "1": null}', "item 1 must have a list of SID tokens, has None"),
         ('{"0": []}', "holds no SID"),
         ('{"x": ["<a_1>"]}', "item id 'x'"),
         ("{}", "holds no item"),
+        ('[["<a_1>"]]', "must hold a table"),
+        ('{"4294967296": ["<a_1>"]}', "item id '4294967296' is not a whole number from 0 to 2147483647"),
     ],
 )
 def test_faults_of_an_index(tmp_path, text, fault):

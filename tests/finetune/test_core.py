@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.common.artifacts import TOKEN_META, file_hash
+from src.common.artifacts import TOKEN_META, UMASK, file_hash
 from src.finetune import training
 from src.finetune.config import FinetuneConfig, build_parser, config_from
 from src.finetune.core import finetune
@@ -80,6 +80,13 @@ def test_run_record_is_as_documented(pictured_run):
     assert meta["index_sha256"] == file_hash(index)
     assert meta["base_vocab_size"] == 600
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-24"]
+
+
+def test_others_may_read_the_weights(pictured_run):
+    """The weights used to be readable by nobody else, unlike all files beside them."""
+    folder = pictured_run[1]
+    for place in (folder, *folder.glob("checkpoint-*")):
+        assert (place / "adapter_model.safetensors").stat().st_mode & 0o777 == 0o666 & ~UMASK
 
 
 def test_checkpoints_hold_no_whole_embeddings(pictured_run, tmp_path):

@@ -162,6 +162,7 @@ def test_preflight_tells_without_weights(tmp_path, monkeypatch, family):
     text = (folder / "train.log").read_text()
     assert "memory to expect on each of 8 ranks (deepspeed, weights cut):" in text
     assert "global batch 64 = 8 ranks x 8 x 1" in text
+    assert "SID rows start from: left empty" in text  # it said that there were no new rows, and counted them
     assert {p.device.type for p in shapes[0].model.parameters()} == {"meta"}
     assert not list(folder.glob("*.safetensors"))
     assert not (folder / "run.json").exists()

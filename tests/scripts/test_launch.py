@@ -176,6 +176,26 @@ def test_every_launcher_leaves_the_choice_to_wait_to_its_user(launcher):
     assert "FOREGROUND:=" not in (ROOT / launcher).read_text()
 
 
+@pytest.mark.parametrize("word", ["1", "true", "yes"])
+@pytest.mark.parametrize("launcher", ["index/generate.sh", "index/evaluate.sh"])
+def test_a_dry_run_by_any_word_needs_no_run(launcher, word):
+    """These two took only 1 for an answer where launch() takes all but 0, and ended with status 1."""
+    environment = {**os.environ, "DRY_RUN": word, "DATASET": "Nowhere"}
+    done = subprocess.run(["bash", launcher], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--ckpt_path ./data/Nowhere/index/llama-td/NEWEST_RUN" in done.stdout
+
+
+@pytest.mark.parametrize(("word", "asked"), [("True", True), ("true", True), ("1", True), ("False", False)])
+def test_zero_shot_takes_the_words_of_every_switch(word, asked):
+    """Any but True used to mean False, without a word."""
+    environment = {**os.environ, "DRY_RUN": "1", "ZERO_SHOT": word}
+    command = ["bash", "scripts/text_generate/evaluate.sh"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert ("--zero_shot" in done.stdout) == asked
+    assert ("--index_file" in done.stdout) != asked
+
+
 @pytest.mark.parametrize("script", ["setup.sh", "scripts/test.sh"])
 def test_help_installs_nothing(script, tmp_path):
     """A copy elsewhere, where nothing is installed and nothing could be."""

@@ -9,6 +9,7 @@ import transformers
 from PIL import Image
 
 from scripts.make_tiny_model import FAMILIES, TinyModelConfig, make_tiny_model
+from src.common.artifacts import UMASK
 from src.processors import load_processor, processor_class
 
 TEXT_FAMILIES = ("qwen2", "qwen3", "llama", "t5")
@@ -92,6 +93,7 @@ def test_only_replaces_its_own_folders(corpus, tmp_path):
     make_tiny_model(config)
     make_tiny_model(config)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~UMASK
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="choose another --out"):

@@ -239,6 +239,15 @@ def test_flags_become_the_config():
     assert config_from(build_parser("").parse_args(needed)) == EvaluateConfig("D", "i", Path("c"))
 
 
+def test_results_of_other_models_tasks_and_datasets_lie_in_other_files():
+    """Without --results_file all used to go to one file, and each replaced the one before."""
+    config = EvaluateConfig("D", "i", Path("output/D/mine"))
+    assert config.results_path == Path("results/D/seqrec-mine.json")
+    others = [{"dataset": "E"}, {"test_task": "item2index"}, {"ckpt_model": Path("output/D/other")}]
+    assert len({replace(config, **other).results_path for other in [{}, *others]}) == 4
+    assert replace(config, results_file=Path("r/a.json")).results_path == Path("r/a.json")
+
+
 def test_entries_have_the_same_defaults(monkeypatch):
     """But for how many users a case shows; --filter_history decides whom a figure compares with."""
     seen = []
@@ -248,7 +257,7 @@ def test_entries_have_the_same_defaults(monkeypatch):
         entry.main(["--dataset", "D", "--index_file", "i", "--ckpt_path", "c"])
     assert seen == [CaseConfig("D", "i", Path("c")), EvaluateConfig("D", "i", Path("c"))]
     common = {field.name: getattr(seen[0], field.name) for field in fields(EvaluateConfig)}
-    own = {"sample_num": 0, "results_file": EvaluateConfig.results_file}  # what a case has defaults of its own for
+    own = {"sample_num": 0}  # what a case has defaults of its own for
     assert EvaluateConfig(**common | own) == seen[1]
 
 

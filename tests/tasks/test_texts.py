@@ -151,6 +151,11 @@ def intention(user: str = "u9", split: str = "test", **changes) -> dict:
         (intention(querys="x"), "the test intention of user 'u9' must be a list of texts, is 'x'"),
         (intention(item="one"), "the test intention of user 'u9' must hold item ids .* has 'one'"),
         (intention(inters="12"), "the test intention of user 'u9' must have a list of inters"),
+        ({"user_vague_intention": {"train": 3}}, "train must be a table .user: ...., is 3"),
+        (
+            {"user_vague_intention": {}, "user_explicit_preference": ["likes"]},
+            "explicit_preference must be a table",
+        ),
         ({"user_vague_intention": {"train": {"u9": {"item": 1}}}}, "the train intention of user 'u9' must have item, "),
         (intention(item=77), r"user\.json has item 77, which .*Toy\.item\.json lacks"),
         (intention(inters=[77]), r"user\.json has item 77"),
