@@ -101,6 +101,8 @@ def endpoint_of_environment() -> Endpoint:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key:
         raise ValueError("OPENAI_API_KEY is not set: export the endpoint's key, or any word where it wants none")
+    if not key.isascii():  # as a header must be
+        raise ValueError("OPENAI_API_KEY has other signs than ASCII: export the endpoint's key, or `none`")
     return Endpoint(key, os.environ.get("OPENAI_BASE_URL"))
 
 

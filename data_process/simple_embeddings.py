@@ -19,6 +19,9 @@ from data_process.embedding_inputs import InputConfig, add_input_flags, load_inp
 from src.common.cli import new_parser, user_errors
 from src.common.record import run_record
 
+# A Chinese or Japanese character, or a run of any other letters and digits.
+WORDS = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleConfig(InputConfig):
@@ -66,12 +69,13 @@ def extract(config: SimpleConfig) -> Path:
 
 
 def text_vectors(texts: Sequence[str], dim: int, seed: int):
-    """(N, <= dim) float64: TF-IDF of words and pairs of words, reduced, with a mean squared length of 1."""
+    """(N, <= dim) float64: TF-IDF of words and pairs of words, reduced, with a mean squared length of 1.
+
+    Chinese and Japanese set no blanks between words, so there characters and pairs of them count.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(
-        sublinear_tf=True, ngram_range=(1, 2), max_features=50_000, token_pattern=r"(?u)\b\w+\b"
-    )
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=50_000, token_pattern=WORDS)
     try:
         table = vectorizer.fit_transform(texts)
     except ValueError as error:

@@ -117,6 +117,10 @@ message_of() { # the last lines of log $1, at most $2: without the pages that to
   printf '%s\n' "${said:-$(tail -n "$2" "$1")}"
 }
 
+since_error() { # lines from the last one that begins an error, else the last one
+  awk '{line[NR] = $0} /(^|: )error: / {from = NR} END {for (n = from ? from : NR; n <= NR; n++) print line[n]}'
+}
+
 launch() {
   if [[ $# -lt 2 ]]; then
     echo "usage: launch LOGFILE COMMAND [ARGUMENT...]" >&2
@@ -149,7 +153,7 @@ launch() {
     ) || status=$?
     rm -f "$pid_file"
     if [[ $status != 0 && "$1" == torchrun ]]; then
-      echo "it ended with status $status: $(message_of "$log_file" 1)" >&2
+      echo "it ended with status $status: $(message_of "$log_file" "$TAIL_LINES" | since_error)" >&2
     fi
     return "$status"
   fi

@@ -8,6 +8,7 @@ import numpy as np
 from src.common.distributed import resolve_device
 from src.common.record import commit
 from src.text_generation.config import TextConfig
+from src.text_generation.metrics import metric_language
 from src.text_generation.parse import parse
 from src.text_generation.plan import Plan, Wording, holdout_of
 from src.text_generation.questions import Samples, Texts, field_of
@@ -33,7 +34,8 @@ def judge(
         fields = [{only: words} if (words := " ".join(answer.split())) else {} for answer in answers]
     answered = Answered(plan.samples.keys, plan.samples.items, answers, fields, references, wording.prompt_id)
     answered = replace(answered, extra=grounding(plan, answered) | likeness(config, answered))
-    return answered, score(answered, plan.language, num_resamples)
+    language = metric_language((words for fields in references for words in fields.values()), plan.language)
+    return answered, score(answered, language, num_resamples)
 
 
 def grounding(plan: Plan, answered: Answered) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ of the reference). Sample metrics are means over samples, 0 to 1, but for `sente
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +17,13 @@ from src.text_generation.parse import entries
 SAMPLE_METRICS = ("sentence_bleu1", "sentence_bleu4", "sentence_chrf", "rouge1", "rouge2", "rougeL", "token_f1")
 LIST_METRICS = ("tag_f1",)  # further sample metrics of fields that are lists
 WORDS = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
+
+
+def metric_language(references: Iterable[str], prompt_lang: str) -> str:
+    """Whose words are counted: those of the prompts, or Chinese where most letters of the references are."""
+    letters = [sign for text in references for sign in text if sign.isalpha()]
+    is_chinese = 2 * sum("\u3400" <= sign <= "\u9fff" for sign in letters) > len(letters)
+    return "zh" if is_chinese else prompt_lang
 
 
 class CharacterTokenizer:

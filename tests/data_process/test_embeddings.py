@@ -9,7 +9,7 @@ from data_process import image_embeddings, qwen_embeddings, simple_embeddings, t
 from data_process.demo_process import load_process
 from data_process.embedding_inputs import InputConfig, item_text, load_inputs
 from data_process.make_demo_data import DemoConfig, make_demo_data
-from data_process.simple_embeddings import SimpleConfig, image_vectors
+from data_process.simple_embeddings import SimpleConfig, image_vectors, text_vectors
 from src.common.artifacts import load_embeddings
 
 
@@ -46,6 +46,19 @@ def test_image_statistics_know_the_other_drawing(tmp_path):
     vectors = image_vectors(files, 64, 0)
     distances = ((vectors[:100, None] - vectors[None, 100:]) ** 2).sum(2)
     assert (distances.argmin(1) == np.arange(100)).mean() > 0.9
+
+
+def test_simple_reads_chinese():
+    """A title without blanks used to be one word, which no other title had: kinds were found by chance."""
+    kinds = ["保温杯", "充电宝", "蓝牙耳机", "羽绒服", "电饭煲", "跑步鞋"]
+    titles = [
+        f"{brand}{colour}{kind}" for kind in kinds for brand in ("青山", "海川") for colour in ("黑色", "红色", "墨绿")
+    ]
+    vectors = text_vectors(titles, 16, 42)
+    near = vectors @ vectors.T / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors, axis=1)[:, None]
+    np.fill_diagonal(near, -1)
+    same = np.arange(len(titles)) // 6
+    assert (same[np.argsort(-near, axis=1)[:, :5]] == same[:, None]).mean() > 0.8
 
 
 def test_simple_missing_pictures_get_the_mean(data):

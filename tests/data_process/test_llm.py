@@ -197,6 +197,9 @@ def test_a_dry_run_asks_and_writes_nothing(data, monkeypatch, caplog):
     assert sorted(path.name for path in (data / NAME).iterdir()) == before
     with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
         data_enricher.enrich(config(data))
+    monkeypatch.setenv("OPENAI_API_KEY", "密钥")  # used to end in a traceback of the client
+    with pytest.raises(ValueError, match="OPENAI_API_KEY has other signs than ASCII"):
+        data_enricher.enrich(config(data))
 
 
 def test_changed_items_are_asked_again(data, endpoint):

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from src.finetune import resuming, training
+from src.finetune.config import FinetuneConfig
 from src.finetune.core import check, finetune
+from src.finetune.resuming import FREE_TO_DIFFER, NO_FLAGS
 from tests.finetune.toy_runs import assert_equal_weights, config_for, log_of
 
 
@@ -74,7 +76,9 @@ SLOWLY = """
 import time
 from pathlib import Path, PosixPath
 from src.finetune.config import FinetuneConfig
+from src.finetune.config import FinetuneConfig
 from src.finetune.core import finetune
+from src.finetune.resuming import FREE_TO_DIFFER, NO_FLAGS
 from src.finetune.trainer import AnswerTrainer
 losses = AnswerTrainer.token_losses
 AnswerTrainer.token_losses = lambda *arguments: time.sleep(0.1) or losses(*arguments)
@@ -186,6 +190,10 @@ def test_what_does_not_change_a_step_may_differ(stopped, tmp_path):
     }  # fmt: skip
     resumed = finetune(replace(stopped, **changes))
     assert json.loads((resumed / "run.json").read_text())["steps"] == 5
+
+
+def test_settings_that_may_differ_are_settings():
+    assert {field.name for field in fields(FinetuneConfig)} >= FREE_TO_DIFFER.union(NO_FLAGS)
 
 
 def test_a_checkpoint_without_a_record_is_known_by_that_of_its_run(stopped, tmp_path, monkeypatch):

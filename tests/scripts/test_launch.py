@@ -213,12 +213,13 @@ def test_what_a_rank_said_is_not_buried_by_torchrun(launch, tmp_path, foreground
     (tmp_path / "bin").mkdir()
     stub = tmp_path / "bin" / "torchrun"
     trace = "E1125 22:38:12.525000 7 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 2)"
-    stub.write_text(f"#!/bin/sh\necho 'error: no such index'\necho '{trace}'\nseq 40\nexit 2\n")
+    stub.write_text(f"#!/bin/sh\necho 'error: no such index'\necho 'Tried: x'\necho '{trace}'\nseq 40\nexit 2\n")
     stub.chmod(0o755)
     path = f"{stub.parent}:{os.environ['PATH']}"
     done, _ = launch("torchrun", "-m", "src.seqrec.metric_ddp", FOREGROUND=foreground, PATH=path)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].removeprefix("it ended with status 2: ") == "error: no such index"
+    said = done.stderr.splitlines()[-2:]
+    assert [said[0].removeprefix("it ended with status 2: "), said[1]] == ["error: no such index", "Tried: x"]
 
 
 def test_launch_needs_a_log_and_a_command(launch):

@@ -121,3 +121,13 @@ def test_retrieval_in_parts_is_that_of_the_whole(monkeypatch):
     monkeypatch.setattr("src.text_generation.grounding.CELLS_AT_ONCE", 70)
     for name, values in retrieval(titles, np.arange(50), titles).items():
         np.testing.assert_allclose(values, whole[name])
+
+
+def test_chinese_references_are_counted_by_characters_whatever_the_prompts():
+    """Asked in English, equal Chinese texts used to have a ROUGE-2 of 0."""
+    assert metrics.metric_language(["青山黑色保温杯", "USB 充电宝"], "en") == "zh"
+    assert metrics.metric_language(["Cedar cushion", "Tea 茶"], "en") == "en"
+    assert metrics.metric_language(["12", ""], "en") == "en"
+    assert metrics.metric_language(["Cedar"], "zh") == "zh"
+    text = ["青山黑色保温杯"]
+    assert metrics.sample_metrics(text, text, metrics.metric_language(text, "en"), False)["rouge2"].tolist() == [1.0]
