@@ -236,14 +236,28 @@ def load_catalogue(
     sid_index = None
     if index_file is not None:
         sid_index = index_files.load_sid_index(index_files.resolve_index_file(index_file, paths), item_ids)
-        if (made_of := sid_index.meta.get("dataset", dataset)) != dataset:
-            logger.warning("%s is of the dataset %s, not %s: right only if both number the same items alike",
-                           sid_index.path, made_of, dataset)  # fmt: skip
+        _doubt(sid_index, paths, len(item_ids))
     image_files = dataset_readers.find_images(paths, items, image_path) if image_path else {}
     return Catalogue(
         paths, users, offsets, sequences.items, train_end, valid_end, item_ids, items, sid_index, image_files,
         is_mapped=sequences.is_mapped,
     )  # fmt: skip
+
+
+def _doubt(index: SidIndex, paths: DatasetPaths, num_items: int) -> None:
+    """Says where an index fits, and is perhaps of other items all the same."""
+    made_of = index.meta.get("dataset", paths.dataset)
+    if made_of != paths.dataset:
+        logger.warning(
+            "%s is of the dataset %s, not %s: right only if both number the same items alike",
+            index.path, made_of, paths.dataset,
+        )  # fmt: skip
+    strangers = len(index.item_ids) - num_items
+    if strangers and paths.file("item.json").is_file():  # else the items that somebody has, which may be fewer
+        logger.warning(
+            "%s has SIDs of %d items that %s lacks: if the dataset was made anew since, ids mean other items. Then make"
+            " embeddings and index again", index.path, strangers, paths.file("item.json"),
+        )  # fmt: skip
 
 
 def _say_unknown(paths: DatasetPaths, sequences: UserSequences, unknown: np.ndarray) -> None:
