@@ -232,8 +232,9 @@ def load_embeddings(path: str | Path) -> tuple[np.ndarray, list[int]]:
         (N, D) float32, finite; ids of the N rows: the sidecar's, or 0..N-1 where there is none.
 
     Raises:
-        ValueError: not a 2-D float array; a value is NaN or infinite; the sidecar has another length or an id twice;
-            there is no sidecar, and the rows are not the items of the `<DS>.item.json` beside the file.
+        ValueError: not a 2-D float array; a value is NaN or infinite; the sidecar has another length or an id twice, or
+            names an item that the `<DS>.item.json` beside the file lacks; there is no sidecar, and the rows are not the
+            items of that file.
     """
     path = Path(path)
     if not path.is_file():
@@ -245,6 +246,7 @@ def load_embeddings(path: str | Path) -> tuple[np.ndarray, list[int]]:
     sidecar = embedding_ids_path(path)
     if sidecar.is_file():
         ids = _read_ids(sidecar, path, len(array))
+        _check_items_are_known(path, ids)
     else:
         ids = list(range(len(array)))
         _check_rows_are_items(path, len(array))
@@ -286,10 +288,16 @@ def _read_ids(sidecar: Path, path: Path, num_rows: int) -> list[int]:
     return ids
 
 
+def _catalogue_of(path: Path) -> Path | None:
+    """The `<DS>.item.json` beside embeddings, where there is one."""
+    catalogue = path.parent / f"{path.name.partition('.emb-')[0]}.item.json"
+    return catalogue if ".emb-" in path.name and catalogue.is_file() else None
+
+
 def _check_rows_are_items(path: Path, num_rows: int) -> None:
     """Without a sidecar row i is item i: then the catalogue beside the embeddings must have just these items."""
-    catalogue = path.parent / f"{path.name.partition('.emb-')[0]}.item.json"
-    if ".emb-" not in path.name or not catalogue.is_file():
+    catalogue = _catalogue_of(path)
+    if catalogue is None:
         return
     items = read_json(catalogue)
     if len(items) != num_rows:
@@ -302,6 +310,18 @@ def _check_rows_are_items(path: Path, num_rows: int) -> None:
         raise ValueError(
             f"{path} has no {embedding_ids_path(path).name}, so that row {missing} is item {missing}, which"
             f" {catalogue} lacks. Write that list of item ids, one a row"
+        )
+
+
+def _check_items_are_known(path: Path, ids: Sequence[int]) -> None:
+    """Items that the catalogue beside the embeddings lacks tell of another: in this one all ids may mean others."""
+    catalogue = _catalogue_of(path)
+    items = read_json(catalogue) if catalogue else {}
+    unknown = [item for item in ids if str(item) not in items] if catalogue else []
+    if unknown:
+        raise ValueError(
+            f"{path} has {len(unknown)} of {len(ids)} items that {catalogue} lacks, the first being {unknown[0]}: it"
+            f" is of another dataset, in which all ids may mean other items. Make the embeddings again"
         )
 
 

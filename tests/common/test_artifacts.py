@@ -188,8 +188,12 @@ def test_without_a_sidecar_rows_must_be_the_catalogue(data):
         np.save(path, wrong)
         with pytest.raises(ValueError, match=rf"{len(wrong)} rows and .*Toy\.item\.json {NUM_ITEMS} items: without "):
             artifacts.load_embeddings(path)
-    artifacts.save_embeddings(path, rows[:7], [6, 5, 4, 3, 2, 1, 0])  # with a sidecar they may be any items
+    artifacts.save_embeddings(path, rows[:7], [6, 5, 4, 3, 2, 1, 0])  # with a sidecar they may be a part
     assert artifacts.load_embeddings(path)[1] == [6, 5, 4, 3, 2, 1, 0]
+    # A dataset that was made anew with fewer items has others under the old ids: an index used to be made of these.
+    artifacts.save_embeddings(path, rows, range(NUM_ITEMS + 1))
+    with pytest.raises(ValueError, match=rf"1 of {NUM_ITEMS + 1} items that .*Toy\.item\.json lacks, the first being"):
+        artifacts.load_embeddings(path)
     artifacts.embedding_ids_path(path).unlink()
     edit(folder / f"{NAME}.item.json", lambda items: items.update({"50": items.pop("7")}))
     np.save(path, rows[:-1])

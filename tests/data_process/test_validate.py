@@ -183,6 +183,10 @@ FAULTS = {
         lambda p: save_embeddings(p.file("emb-x.npy"), np.eye(30), range(30)),
         "emb-x.npy: 10 items have no row, such as 30, 31, 32, ...",
     ),
+    "rows of strangers": (
+        lambda p: save_embeddings(p.file("emb-x.npy"), np.eye(50), range(50)),
+        "emb-x.npy: has 10 of 50 items that ",
+    ),
     "SIDs missing": (
         lambda p: change(p, "item.json", lambda t: t.update({"77": {"title": "new"}})),
         "index_simple.json: lacks 1 of 41 items",
@@ -273,10 +277,6 @@ DOUBTS = {
     "ids missing": (
         lambda p: p.file("item2id").write_text("0\t0\n"),
         "item2id: it lacks 39 of 40 ids, such as 1, 10, 11",
-    ),
-    "rows of strangers": (
-        lambda p: save_embeddings(p.file("emb-x.npy"), np.eye(50), range(50)),
-        "10 rows are of items outside the catalogue, such as 40, 41, 42, ...",
     ),
     "shared SIDs": (
         lambda p: share_sid(p),
