@@ -229,6 +229,12 @@ def load_catalogue(
     sid_index = None
     if index_file is not None:
         sid_index = index_files.load_sid_index(index_files.resolve_index_file(index_file, paths), item_ids)
+        strangers = len(sid_index.item_ids) - len(item_ids)
+        if strangers and paths.file("item.json").is_file():  # else the items that somebody has, which may be fewer
+            logger.warning(
+                "%s has SIDs of %d items that %s lacks: if the dataset was made anew since, ids mean other items. Then"
+                " make embeddings and index again", sid_index.path, strangers, paths.file("item.json"),
+            )  # fmt: skip
     image_files = dataset_readers.find_images(paths, items, image_path) if image_path else {}
     return Catalogue(
         paths, users, offsets, sequences.items, train_end, valid_end, item_ids, items, sid_index, image_files,

@@ -7,7 +7,7 @@ import pytest
 
 from src.tasks.catalogue import load_catalogue
 from tests.baselines.test_baselines import write_dataset
-from tests.toy import NAME, sequence, toy_catalogue, toy_copy
+from tests.toy import INDEX_FILE, NAME, sequence, toy_catalogue, toy_copy
 
 VALID, TEST = [0, 8, 31], [1, 12, 23]  # of the items 0 to 39, by the hash of their ids
 SEQUENCES = {"one": [4], "two": [4, 1], "three": [0, 1, 2], "five": [3, 2, 1, 0, 3]}
@@ -43,6 +43,20 @@ def test_an_unknown_item_is_told_with_its_user(tmp_path):
     path.write_text(json.dumps({"one": [4], "two": [99, 1], "three": [0, 1, 98]}))
     with pytest.raises(ValueError, match=r"user 'two' has item 99, which .*item\.json lacks \(2 such entries\)"):
         load_catalogue(tmp_path, "T")
+
+
+def test_an_index_of_more_items_than_there_are_is_told(tmp_path, caplog):
+    """A dataset that was made anew with fewer items used to take the SIDs of others from an old index."""
+    path = toy_copy(tmp_path) / NAME
+    load_catalogue(path.parent, NAME, INDEX_FILE)
+    assert "has SIDs of" not in caplog.text
+    items = json.loads((path / f"{NAME}.item.json").read_text())
+    sequences = json.loads((path / f"{NAME}.inter.json").read_text())
+    (path / f"{NAME}.item.json").write_text(json.dumps({key: items[key] for key in items if int(key) < 30}))
+    kept = {user: [item for item in part if item < 30] for user, part in sequences.items()}
+    (path / f"{NAME}.inter.json").write_text(json.dumps(kept))
+    load_catalogue(path.parent, NAME, INDEX_FILE)
+    assert "has SIDs of 10 items that" in caplog.text
 
 
 def test_popularity_counts_training_parts_only(small):
