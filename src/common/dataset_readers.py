@@ -178,9 +178,11 @@ def image_places(
     picture comes from, and counts as none.
 
     Raises:
-        ValueError: an `image` or an original id is a path that leaves the dataset's folder.
+        ValueError: an `image` or an original id is a path that leaves the dataset's folder; or two images are told
+            apart by their folders alone, and `image_path` is not the default.
     """
     folder = paths.folder / image_path
+    images: dict[str, str] = {}  # by the name of the file
     original = {}
     if paths.file("item2id").is_file():
         original = {number: name for name, number in load_id_map(paths.file("item2id")).items()}
@@ -197,6 +199,11 @@ def image_places(
             places[item_id] = paths.folder / given
         elif given:
             places[item_id] = folder / Path(given).name
+            if (other := images.setdefault(Path(given).name, given)) != given:
+                raise ValueError(
+                    f"{paths.file('item.json')}: the images {other!r} and {given!r} are one file in {folder}, where"
+                    f" only names count: give them names of their own, or leave --image_path out"
+                )
         else:
             places[item_id] = folder / name
     return places

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from src.common import dataset_readers
-from src.common.artifacts import dataset_paths
+from src.common.artifacts import DatasetPaths, dataset_paths
 from src.tasks.catalogue import load_catalogue
 from tests.common.conftest import edit
 from tests.toy import NAME, NUM_ITEMS
@@ -90,3 +90,12 @@ def test_pictures_are_found_through_the_id_map_and_in_another_folder(data):
     assert dataset_readers.find_images(paths, dataset_readers.load_items(paths), "other") == {
         4: folder / "other" / "B4.jpg"
     }
+
+
+def test_another_set_of_pictures_needs_names_that_differ(tmp_path):
+    """Two items whose pictures differ in their folders only used to show one picture."""
+    paths = DatasetPaths(tmp_path, NAME)
+    items = {1: {"image": "images/red/1.jpg"}, 2: {"image": "images/blue/1.jpg"}, 3: {"image": "images/red/1.jpg"}}
+    assert len(set(dataset_readers.image_places(paths, items).values())) == 2
+    with pytest.raises(ValueError, match=r"the images 'images/red/1.jpg' and 'images/blue/1.jpg' are one file"):
+        dataset_readers.image_places(paths, items, "images_second")
