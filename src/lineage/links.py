@@ -14,6 +14,7 @@ from src.lineage.hashes import Hasher
 
 BREAKS = ("unreadable", "changed", "missing", "other version", "missing input")  # the worst first
 SHARDED = re.compile(r"\.inter\.(parquet|arrow)$")  # a folder of this name is a table
+INTERACTIONS = re.compile(r"\.inter\.(json|parquet|arrow)$")
 SHORT = 12  # characters of a hash that are shown
 
 
@@ -121,23 +122,28 @@ class Graph:
             self.judge_output(node, artefact.place(output), output)
         for name, entry in artefact.inputs.items():
             node.made_from[name] = self.find(node, artefact, name, entry)
-        self.judge_shards(node, artefact)
+        self.judge_latecomers(node, artefact)
         if not artefact.is_whole and not node.faults:
             told = "only its inputs are recorded" if artefact.inputs else "nothing is recorded"
             node.notes.append(f"{told}: made before there were records, elsewhere, or not finished")
 
-    def judge_shards(self, node: Node, artefact: Artefact) -> None:
-        """Interactions in a folder are one table: a file that came later belongs to it."""
+    def judge_latecomers(self, node: Node, artefact: Artefact) -> None:
+        """What belongs to interactions and came later: a file of a table that is a folder, and a split."""
         read: dict[Path, set[str]] = {}
         for entry in artefact.inputs.values():
-            place = self.place(artefact, entry["path"])
-            if place and SHARDED.search(place.parent.name):
+            if place := self.place(artefact, entry["path"]):
                 read.setdefault(place.parent, set()).add(place.name)
         for folder, names in read.items():
-            later = sorted(file.name for file in folder.glob(f"*{folder.suffix}") if file.name not in names)
+            later = []
+            if SHARDED.search(folder.name):
+                later = sorted(file for file in folder.glob(f"*{folder.suffix}") if file.name not in names)
+            tables = [folder] if SHARDED.search(folder.name) else [folder / name for name in names]
+            splits = {table.with_name(f"{INTERACTIONS.sub('', table.name)}.split.json") for table in tables
+                      if INTERACTIONS.search(table.name)}  # fmt: skip
+            later += [file for file in splits if file.is_file() and file.name not in read.get(file.parent, ())]
             if later:
                 more = f" and {len(later) - 1} more" if len(later) > 1 else ""
-                node.faults.append(Fault("other version", f"made without {shown(folder / later[0])}{more}"))
+                node.faults.append(Fault("other version", f"made without {shown(later[0])}{more}"))
 
     def judge_output(self, node: Node, place: Path, output: Entry) -> None:
         if not place.exists():

@@ -118,3 +118,17 @@ def test_interactions_that_came_later_are_told(capsys):
     whole, printed = seen(capsys)
     assert not whole
     assert any("made without data/D/D.inter.parquet/1.parquet and 1 more" in line for line in printed)
+
+
+@pytest.mark.parametrize("table", ["D.inter.json", "D.inter.parquet", "D.inter.parquet/0.parquet"])
+def test_a_split_that_came_later_is_told(capsys, table):
+    """Results of leave-one-out used to stand as made from a dataset that is split by time now."""
+    write(f"data/D/{table}", "interactions")
+    record("x.json", "results", {"interactions": f"data/D/{table}"})
+    assert seen(capsys)[0]
+    write("data/D/D.split.json", "{}")
+    whole, printed = seen(capsys)
+    assert not whole
+    assert any("x.json: OTHER VERSION - made without data/D/D.split.json" in line for line in printed)
+    record("x.json", "results", {"interactions": f"data/D/{table}", "split": "data/D/D.split.json"})
+    assert seen(capsys)[0]
