@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from src.common.record import SEAL
 
 # What tells of the clock, of the checkout, and of which start it was.
-OF_THE_CLOCK = {"seconds", "started", "commit", "model_files", "file", "attempts", "resume", "command", SEAL}
+OF_THE_CLOCK = {"seconds", "started", "run_id", "commit", "model_files", "file", "attempts", "resume", "command", SEAL}
 OF_THE_CLOCK |= {"items_sha256"}  # times of the pictures go into it
 OF_THE_CLOCK |= {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 NOT_COMPARED = {".log", ".lock"}

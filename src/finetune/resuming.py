@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from src.common.artifacts import read_json
 from src.common.distributed import gather, is_main
 from src.common.log import logger
 from src.common.record import plain
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
-from src.finetune.trainer import newest_whole_checkpoint
+from src.finetune.trainer import newest_whole_checkpoint, run_of
 
 # Of a record, beside its inputs: what is asked, how, and of how many samples. Learning rates, batches and engines may
 # change; these may not.
@@ -33,6 +34,12 @@ def seconds_until(checkpoint: Path | None) -> float:
     if checkpoint is None or not (checkpoint / "run.json").is_file():
         return 0.0
     return read_json(checkpoint / "run.json").get("seconds", 0.0)
+
+
+def run_id(checkpoint: Path | None) -> str:
+    """That of the run that wrote the checkpoint; a new one for a run that begins."""
+    folders = () if checkpoint is None else (checkpoint, checkpoint.parent)
+    return next((known for folder in folders if (known := run_of(folder))), uuid4().hex)
 
 
 def check_same_run(checkpoint: Path | None, record: Mapping[str, Any]) -> None:

@@ -16,12 +16,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from src.blocks import Block, block_of, join
 from src.collate import TrainingCollator
+from src.common.artifacts import read_json
 from src.common.distributed import gather, is_main, shard, world_size
 from src.common.log import duration, logger
 from src.dataset import Mixture, ShuffledSampler, TaskDataset, part_groups
 from src.finetune.muon import MuonAdamW
 from src.models import ATTENTION, TOKEN_TABLES, AnswerRows
 from src.prompt import Sample
+
+RUN = "run_id"  # in the record of a run and of its checkpoints
 
 
 class AnswerTrainer(Trainer):
@@ -244,13 +247,22 @@ def check_finite(logs: Mapping[str, Any], step: int) -> None:
 
 
 def newest_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint-N that was written to its end; half-written ones of a killed run are passed over."""
-    found = []
+    """The newest checkpoint-N of the last run that was written to its end.
+
+    Half-written ones of a killed run are passed over, and those that an earlier run has left: it may have gone further.
+    """
+    run, found = run_of(output_dir), []
     for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         number = folder.name.rpartition("-")[2]
-        if number.isdecimal() and _is_whole(folder):
+        if number.isdecimal() and _is_whole(folder) and (run is None or run_of(folder) in (run, None)):
             found.append((int(number), folder))
     return max(found)[1] if found else None
+
+
+def run_of(folder: Path) -> str | None:
+    """Which run, from its first start on, a checkpoint or an --output_dir is of; None where it does not say."""
+    record = folder / "run.json"
+    return read_json(record).get(RUN) if record.is_file() else None
 
 
 def _is_whole(folder: Path) -> bool:

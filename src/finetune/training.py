@@ -22,8 +22,9 @@ from src.families import model_input
 from src.finetune.config import FinetuneConfig
 from src.finetune.engine import check_device, engine_of, make_arguments, start_engine
 from src.finetune.memory import batch_of, device_memory, expected_memory, size
-from src.finetune.resuming import check_same_run, checkpoint_to_resume, seconds_until
+from src.finetune.resuming import check_same_run, checkpoint_to_resume, run_id, seconds_until
 from src.finetune.trainer import (
+    RUN,
     AnswerTrainer,
     CheckpointCallback,
     EpochCallback,
@@ -99,6 +100,7 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
             record["inputs"] |= named_by_dataset(catalogues, lambda one: one.input_pictures(config.image_path))
     record |= {
         "artefact": "fine-tuned model",
+        RUN: run_id(checkpoint),
         "tasks": [task.name for task in tasks],
         "templates_sha256": {task.name: task.templates_sha256 for task in tasks},
         "prompt_settings": vars(settings),

@@ -156,6 +156,26 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path):
     finetune(replace(config, learning_rate=0.001, per_device_batch_size=4, max_steps=3))  # which may change
 
 
+def test_checkpoints_of_an_earlier_run_are_passed_over(tmp_path):
+    """A run that began anew in the folder of another, and was killed, used to end with the weights of the other, which
+    had gone further, beside its own settings."""
+    config = config_for(
+        tmp_path / "out", train_data_sample_num=(10,), max_valid_samples=4, max_steps=4, save_and_eval_steps=2
+    )
+    finetune(config)
+    other = replace(config, learning_rate=0.001, output_dir=tmp_path / "other")
+    expected = finetune(other)
+    shutil.copy(expected / "run.json", config.output_dir)  # as its start leaves it
+    assert core_newest(config.output_dir) is None  # before its first checkpoint
+    shutil.rmtree(config.output_dir / "checkpoint-2")
+    shutil.copytree(expected / "checkpoint-2", config.output_dir / "checkpoint-2")
+    assert core_newest(config.output_dir) == config.output_dir / "checkpoint-2"
+    resumed = finetune(replace(other, output_dir=config.output_dir, resume_from_checkpoint="True"))
+    assert_equal_weights(resumed, expected)
+    ids = [json.loads((folder / "run.json").read_text())["run_id"] for folder in (resumed, expected)]
+    assert ids[0] == ids[1]
+
+
 def test_epochs_ask_in_new_words(tmp_path, monkeypatch):
     asked = []
 
