@@ -13,12 +13,11 @@ import numpy as np
 from scipy import sparse
 
 from src.baselines.config import BASELINES, BaselineConfig
-from src.common.artifacts import check_writable
 from src.common.cli import check_at_least
 from src.common.log import logger
 from src.common.record import input_entries
 from src.seqrec.metrics import PADDING, list_length, parse_metrics
-from src.seqrec.results import Predictions, summarize, write_results
+from src.seqrec.results import Predictions, check_results_file, summarize, write_results
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import Split
 
@@ -215,7 +214,7 @@ def run_baseline(name: str, config: BaselineConfig) -> Path:
     check_at_least(config, num_beams=1)
     names = parse_metrics(config.metrics, config.num_beams)
     catalogue = load_catalogue(config.data_path, config.dataset, needs_texts=False)
-    check_writable(config.results_file)
+    check_results_file(config.results_file)
     inputs = input_entries(catalogue.input_files())  # now: they may change while it trains
     scorer = importlib.import_module(f"src.baselines.{name}").build_scorer(catalogue, config)
     length = list_length(config.num_beams, len(catalogue.item_ids), names)

@@ -16,7 +16,6 @@ from src.baselines.lcrec_commands import (
 )
 from src.common.artifacts import (
     TOKEN_META,
-    check_writable,
     dataset_paths,
     embedding_ids_path,
     file_hash,
@@ -33,7 +32,7 @@ from src.families import check_base_model, model_type_of
 from src.finetune.core import check_settings, check_splits
 from src.finetune.engine import engine_of
 from src.seqrec.metrics import parse_metrics
-from src.seqrec.results import change_results, predictions_path, read_results
+from src.seqrec.results import change_results, check_results_file, predictions_path, read_results
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import load_task, wording_ids
 from src.tasks.texts import add_texts
@@ -80,7 +79,7 @@ def check(config: LcrecConfig) -> LcrecConfig:
         raise ValueError(f"{config.dataset} has no {config.split} sample to rank: no user has 3 items or more")
     check_codebooks(config, catalogue)
     check_gpus(config)
-    check_writable(config.results_file)
+    check_results_file(config.results_file)
     return config
 
 

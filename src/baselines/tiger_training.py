@@ -12,7 +12,6 @@ from src.baselines.core import last_items
 from src.baselines.tiger import TigerConfig
 from src.baselines.tiger_model import Tiger, new_model, save_tiger
 from src.baselines.training import Training
-from src.common.artifacts import check_writable
 from src.common.cli import check_at_least
 from src.common.distributed import (
     barrier,
@@ -29,7 +28,7 @@ from src.common.seed import seed_everything
 from src.seqrec.config import EvaluateConfig
 from src.seqrec.core import evaluate
 from src.seqrec.metrics import parse_metrics, per_sample_metrics, ranks_of
-from src.seqrec.results import change_results
+from src.seqrec.results import change_results, check_results_file
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import Split
 
@@ -127,7 +126,7 @@ def run_tiger(config: TigerConfig) -> Path:
     check_at_least(config, num_beams=1)
     names = parse_metrics(config.metrics, config.num_beams)
     catalogue = load_catalogue(config.data_path, config.dataset, config.index_file, needs_texts=False)
-    check_writable(config.results_file)
+    check_results_file(config.results_file)
     init_process_group(resolve_device(config.device))
     record = run_record(config, catalogue.input_files() if is_main() else {})
     training = TigerTraining(catalogue, config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from src.baselines.tiger import is_tiger
-from src.common.artifacts import check_writable, read_json
+from src.common.artifacts import read_json
 from src.common.cli import check_at_least
 from src.common.distributed import (
     barrier,
@@ -32,7 +32,14 @@ from src.prompt_settings import check_templates, checkpoint_settings
 from src.seqrec.config import HOW_ASKED, EvaluateConfig
 from src.seqrec.fusing import CHOSEN_ON, Answers, check_fusion, check_sasrec, fuse, member_configs
 from src.seqrec.metrics import PADDING, parse_metrics
-from src.seqrec.results import Predictions, Ranked, predictions_path, summarize, write_results
+from src.seqrec.results import (
+    Predictions,
+    Ranked,
+    check_results_file,
+    predictions_path,
+    summarize,
+    write_results,
+)
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import ALIASES, KINDS, Split, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
@@ -266,7 +273,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     if plan and plan.chooses and config.split != CHOSEN_ON:
         chosen_by = replace(config, split=CHOSEN_ON, sample_num=config.fuse_sample_num)
         asked[CHOSEN_ON] = make_samples(chosen_by, task, catalogue)
-    check_writable(config.results_file)
+    check_results_file(config.results_file)
     if "sasrec" in config.fuse and is_main():  # which alone fuses
         check_sasrec(config, catalogue)
     if config.results_file.exists():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from src.common.artifacts import atomic_path, read_json
+from src.common.artifacts import atomic_path, check_writable, read_json
 from src.common.record import commit, write_record
 from src.common.uncertainty import bootstrap_intervals
 from src.seqrec import metrics as ranking
@@ -66,6 +66,16 @@ class Predictions:
 def predictions_path(results_file: str | Path) -> Path:
     """`results/x.json` -> `results/x.predictions.parquet`."""
     return Path(results_file).with_suffix(".predictions.parquet")
+
+
+def check_results_file(path: Path) -> None:
+    """Raises ValueError where results cannot be written, or what lies beside them would be that of others."""
+    check_writable(path)
+    if path.suffix != ".json":
+        raise ValueError(
+            f"--results_file {path} must end in .json: predictions are named by what stands before the last dot, and"
+            f" would lie in {predictions_path(path).name}"
+        )
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Predictions] | Predictions) -> None:

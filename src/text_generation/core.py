@@ -14,6 +14,7 @@ from src.common.log import logger, setup_logging
 from src.common.parts import Parts, cut_batches, key_of
 from src.common.record import input_entries, plain, write_record
 from src.families import model_input
+from src.seqrec.results import check_results_file
 from src.text_generation.config import TextConfig
 from src.text_generation.judging import COPIES, copied, judge, rows_of, summarize, table_lines
 from src.text_generation.plan import Plan, Wording, check, holdout_of
@@ -118,8 +119,8 @@ def evaluate(config: TextConfig) -> Path:
     setup_logging()
     plan = check(config)
     path = config.results_path
-    for file in (path, config.table_path):
-        check_writable(file)
+    check_results_file(path)
+    check_writable(config.table_path)
     read_table(config.table_path)
     if path.exists():
         logger.info("%s is there already and will be replaced", path)

@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from src.baselines.config import BaselineConfig
+from src.baselines.core import run_baseline
 from src.common.sid import SidIndex
 from src.seqrec import results
 from src.tasks.catalogue import load_catalogue
 from tests.baselines.test_baselines import write_dataset
+from tests.toy import NAME, toy_path
 
 DOCUMENTED = {
     *("test_prompt_ids", "mean_results", "min_results", "max_results", "all_prompt_results", "is_lora", "base_model"),
@@ -123,3 +126,10 @@ def test_a_broken_file_is_named(tmp_path):
     path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"a\.predictions\.parquet"):
         results.read_predictions(path)
+
+
+def test_results_of_two_runs_never_share_their_predictions(tmp_path):
+    """`run.5` and `run.6` used to write one file of predictions, `run.predictions.parquet`."""
+    results.check_results_file(tmp_path / "run.5.json")
+    with pytest.raises(ValueError, match=r"run\.5 must end in \.json: .* would lie in run\.predictions\.parquet"):
+        run_baseline("popularity", BaselineConfig(NAME, tmp_path / "run.5", toy_path()))
