@@ -42,6 +42,11 @@ class Table:
             self.columns = self.frame.collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise ValueError(f"{flag} {path} cannot be read ({_first_line(error)}): is it whole?") from error
+        if any("\N{REPLACEMENT CHARACTER}" in name for name in self.columns):
+            raise ValueError(
+                f"{flag} {path} is not in UTF-8: iconv -f GB18030 -t UTF-8 {path} > utf8.csv where a Chinese program"
+                f" wrote it, else -f LATIN1"
+            )
 
     def check(self, wanted: Mapping[str, str]) -> None:
         """Raises ValueError where a column that a flag names is missing."""

@@ -186,6 +186,7 @@ def test_finer_units_taken_for_seconds(tmp_path, capsys, suffix, factor):
         ("r.parquet", b"no parquet", "cannot be read"),
         ("r.csv.gz", b"user_id,item_id\n", "is no gzip file, for all its name"),
         # Two items with one character each that is no UTF-8 used to become one item.
+        ("r.csv", "用户,物品\nu,i\n".encode("gb18030"), "r.csv is not in UTF-8: iconv -f GB18030 -t UTF-8"),
         ("r.csv", "user_id,item_id\nu,\xe9\nu,\xe8\n".encode("latin-1"), "iconv -f LATIN1 -t UTF-8"),
     ],
 )
