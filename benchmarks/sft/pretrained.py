@@ -121,7 +121,7 @@ def train(side: str, folder: Path, settings: Settings, source: Path) -> Path:
             "--share_prefix", "--per_device_batch_size", settings.batch_size, "--epochs", settings.epochs,
             "--learning_rate", settings.learning_rate, "--warmup_ratio", 0.1, "--max_his_len", settings.max_his_len,
             "--model_max_length", settings.max_length, "--max_valid_samples", settings.valid_samples,
-            "--save_total_limit", 1, "--logging_step", 1, "--device", "cpu",
+            "--save_total_limit", 1, "--logging_step", 1, "--device", "cpu", "--resume_from_checkpoint", "auto",
         )  # fmt: skip
         for checkpoint in output.glob("checkpoint-*"):  # 1.6 GB of optimizer states and weights
             shutil.rmtree(checkpoint)

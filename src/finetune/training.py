@@ -18,7 +18,7 @@ from src.common.record import input_entries, run_record, write_record
 from src.common.seed import seed_everything
 from src.common.sid import SidIndex
 from src.dataset import Mixture, TaskDataset, part_names
-from src.families import model_input
+from src.families import check_index, model_input
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
 from src.finetune.engine import check_device, engine_of, make_arguments, start_engine
 from src.finetune.memory import batch_of, device_memory, expected_memory, size
@@ -65,6 +65,9 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
         check_shared(config.output_dir, "--output_dir")
         arguments = make_arguments(config, device)  # before the model: it tells transformers that ZeRO-3 cuts weights
     checkpoint = checkpoint_to_resume(config)
+    if checkpoint and (checkpoint / TOKEN_META).is_file():
+        for catalogue in catalogues:
+            check_index(checkpoint, catalogue.name, catalogue.index)
     started -= seconds_until(checkpoint)
     seed_everything(config.seed)
     index, items = join_catalogues(catalogues)

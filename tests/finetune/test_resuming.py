@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from src.common.artifacts import dataset_paths
+from src.common.index_files import resolve_index_file
 from src.finetune import training
 from src.finetune.core import check, finetune
 from tests.finetune.toy_runs import assert_equal_weights, config_for, log_of
+from tests.toy import INDEX_FILE, NAME, toy_copy
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,19 @@ def test_runs_do_not_share_a_folder(tmp_path):
         check(replace(elsewhere, resume_from_checkpoint="True"))
     assert check(replace(config, preflight=2))  # which writes nothing
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_run_does_not_go_on_with_another_index(tmp_path):
+    """SID tokens used to mean other items from then on, without a word, where the indexes were of one shape."""
+    data = toy_copy(tmp_path)
+    config = config_for(tmp_path / "out", data_path=data, max_steps=1, save_and_eval_steps=1)
+    finetune(config)
+    index = resolve_index_file(INDEX_FILE, dataset_paths(data, NAME))
+    table = json.loads(index.read_text())
+    sids = list(table.values())
+    index.write_text(json.dumps(dict(zip(table, [*sids[1:], sids[0]], strict=True))))
+    with pytest.raises(ValueError, match="checkpoint-1 was trained with another SID index than"):
+        finetune(replace(config, max_steps=2, resume_from_checkpoint="True"))
 
 
 SLOWLY = """
