@@ -78,7 +78,7 @@ def test_what_is_no_adapter_is_refused(tmp_path):
             merge_lora(base, tmp_path / "adapter", same)
     (tmp_path / "another").mkdir()
     (tmp_path / "another" / "adapter_config.json").write_text("{}")  # that one used to be evaluated from then on
-    with pytest.raises(ValueError, match="another holds an adapter, for which it would be taken: give another folder"):
+    with pytest.raises(ValueError, match="another holds an adapter: give another folder, or that is evaluated"):
         merge_lora(base, tmp_path / "adapter", tmp_path / "another")
 
 
