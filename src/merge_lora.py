@@ -19,7 +19,7 @@ def merge_lora(base_model: str, ckpt_model: Path, output_dir: Path, bf16: bool =
         bf16: the weights are rounded to bfloat16 after they were merged in float32.
 
     Raises:
-        FileNotFoundError, ValueError: `ckpt_model` is no adapter, or `output_dir` is the adapter's or the base's.
+        FileNotFoundError, ValueError: `ckpt_model` is no adapter, or `output_dir` is the base's or holds an adapter.
     """
     from src.common.artifacts import check_writable
     from src.common.log import logger, setup_logging
@@ -29,6 +29,10 @@ def merge_lora(base_model: str, ckpt_model: Path, output_dir: Path, bf16: bool =
     check_finetuned(ckpt_model, base_model, lora=True)
     if output_dir.resolve() in (ckpt_model.resolve(), Path(base_model).resolve()):
         raise ValueError(f"--output_dir {output_dir} is what is merged: give another folder")
+    if (output_dir / "adapter_config.json").is_file():
+        raise ValueError(
+            f"--output_dir {output_dir} holds an adapter, for which it would be taken: give another folder"
+        )
     check_writable(output_dir / "config.json")
     inputs = {"adapter": ckpt_model, "base model": base_input(ckpt_model, base_model)}
     import torch  # after the checks, so that a fault shows at once

@@ -76,6 +76,10 @@ def test_what_is_no_adapter_is_refused(tmp_path):
     for same in (tmp_path / "adapter", tiny_model("qwen2")):
         with pytest.raises(ValueError, match="is what is merged: give another folder"):
             merge_lora(base, tmp_path / "adapter", same)
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "adapter_config.json").write_text("{}")  # that one used to be evaluated from then on
+    with pytest.raises(ValueError, match="another holds an adapter: give another folder, or that is evaluated"):
+        merge_lora(base, tmp_path / "adapter", tmp_path / "another")
 
 
 def test_the_best_checkpoint_is_merged(tmp_path):

@@ -106,12 +106,14 @@ def lines(answer: dict[str, Any]) -> list[str]:
     rows = [("had", "", row) for row in answer["history"]]
     rows += [(row["rank"], f"{row['score']:.3f}", row) for row in answer["recommendations"]]
     widest = max(len(row.get("original", "")) for _, _, row in rows)
-    return [
+    nothing = [] if answer["recommendations"] else ["nothing is left to recommend: the history holds every item"]
+    shown = [
         f"{place:>4} {score:>8}  {''.join(row['sid'])}  {row['item']:>6}  "
         + (f"{row.get('original', ''):<{widest}}  " if widest else "")
         + row["title"]
         for place, score, row in rows
     ]
+    return shown + nothing
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -249,6 +249,14 @@ def test_request_for_people(capsys):
     assert sorted(int(line[3]) for line in lines[1:]) == [item for item in range(NUM_ITEMS) if item != 12]
 
 
+def test_who_has_everything_is_told_so(capsys):
+    everything = ",".join(map(str, range(NUM_ITEMS)))
+    recommend.main(flags("--history", everything, "--filter_history"))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing is left to recommend")
+    recommend.main(flags("--history", everything))
+    assert "nothing is left" not in capsys.readouterr().out
+
+
 def test_request_for_a_user(tmp_path, capsys):
     """By the key where there are no id maps, else by the original id alone: "7" may be the name of somebody else."""
     recommend.main(flags("--user", "u7", "--json"))
