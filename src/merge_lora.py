@@ -30,9 +30,7 @@ def merge_lora(base_model: str, ckpt_model: Path, output_dir: Path, bf16: bool =
     if output_dir.resolve() in (ckpt_model.resolve(), Path(base_model).resolve()):
         raise ValueError(f"--output_dir {output_dir} is what is merged: give another folder")
     if (output_dir / "adapter_config.json").is_file():
-        raise ValueError(
-            f"--output_dir {output_dir} holds an adapter, for which it would be taken: give another folder"
-        )
+        raise ValueError(f"--output_dir {output_dir} holds an adapter: give another folder, or that is evaluated")
     check_writable(output_dir / "config.json")
     inputs = {"adapter": ckpt_model, "base model": base_input(ckpt_model, base_model)}
     import torch  # after the checks, so that a fault shows at once
