@@ -16,7 +16,6 @@ from src.common.artifacts import dataset_paths, file_hash
 from src.common.interactions import load_sequences
 from src.dataset import Mixture, ShuffledSampler, TaskDataset
 from src.finetune.core import finetune
-from src.finetune.training import input_files
 from src.seqrec.results import predictions_path, read_predictions
 from src.tasks.catalogue import Catalogue, load_catalogue
 from src.tasks.task import KINDS, load_task
@@ -91,7 +90,7 @@ def test_what_is_known_of_a_catalogue_is_the_same(mapped):
     assert mapped.is_leave_one_out
     for split in ("train", "valid", "test"):
         assert all(map(np.array_equal, plain.next_item_targets(split), mapped.next_item_targets(split)))
-    assert [path.name for path in input_files([mapped]).values()][:2] == ["00000.parquet", "00050.parquet"]
+    assert [path.name for path in mapped.input_files().values()][:2] == ["00000.parquet", "00050.parquet"]
     sequences = (read_sequences(catalogue.paths, plain.item_ids, plain.index.file) for catalogue in (plain, mapped))
     assert all(map(np.array_equal, *sequences))
 

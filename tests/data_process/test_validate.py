@@ -148,7 +148,7 @@ FAULTS = {
         lambda p: change(p, "times.json", lambda t: t.update(u0=[0.5])),
         "times that are no whole numbers",
     ),
-    "times in a list": (lambda p: write(p, "times.json", []), "another structure than docs/data_format.md shows"),
+    "times in a list": (lambda p: write(p, "times.json", []), "must hold a table"),
     "split of few": (
         lambda p: write(p, "split.json", {"u0": [1, 0]}),
         "59 users lack [items that train, items that validate]",
