@@ -245,20 +245,32 @@ def check_finite(logs: Mapping[str, Any], step: int) -> None:
 
 def newest_whole_checkpoint(output_dir: Path) -> Path | None:
     """The newest checkpoint-N that was written to its end; half-written ones of a killed run are passed over."""
-    found = []
-    for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        number = folder.name.rpartition("-")[2]
-        if number.isdecimal() and _is_whole(folder):
-            found.append((int(number), folder))
+    ranks = ["rng_state.pth"] if world_size() == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size())]
+    found = [(number, folder) for number, folder in _checkpoints(output_dir) if _is_whole(folder, ranks)]
     return max(found)[1] if found else None
 
 
-def _is_whole(folder: Path) -> bool:
+def remains(output_dir: Path) -> list[Path]:
+    """Checkpoints that no run can go on from, on any number of ranks: half-written ones, or half-removed ones."""
+    return [
+        folder
+        for _, folder in _checkpoints(output_dir)
+        if not _is_whole(folder, [path.name for path in folder.glob("rng_state*.pth")] or ["rng_state.pth"])
+    ]
+
+
+def _checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
+    """(N, folder) of each checkpoint-N."""
+    found = [(folder.name.rpartition("-")[2], folder) for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
+    return [(int(number), folder) for number, folder in found if number.isdecimal()]
+
+
+def _is_whole(folder: Path, ranks: list[str]) -> bool:
+    """Whether everything was written, with the random states of `ranks`."""
     try:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))  # the last file that is written
     except (OSError, ValueError):
         return False
-    ranks = ["rng_state.pth"] if world_size() == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size())]
     if any(folder.glob("global_step*")):  # DeepSpeed keeps its own optimizer files
         return all((folder / name).is_file() for name in ranks)
     optimizer = "optimizer.bin" if (folder / "pytorch_model_fsdp.bin").is_file() else "optimizer.pt"

@@ -1,6 +1,7 @@
 """One training run: model, data, training, saving."""
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from itertools import product
@@ -29,6 +30,7 @@ from src.finetune.trainer import (
     EpochCallback,
     LogCallback,
     PicturedCollator,
+    remains,
 )
 from src.models import (
     Loaded,
@@ -111,6 +113,9 @@ def run(config: FinetuneConfig, tasks: list[Task], catalogues: list[Catalogue], 
     }
     check_resumed(checkpoint, record)
     if is_main():
+        for folder in remains(config.output_dir):
+            if checkpoint is None or folder.resolve() != checkpoint.resolve():
+                shutil.rmtree(folder)
         write_record(config.output_dir / "run.json", record)
 
     hashes = {catalogue.name: file_hash(catalogue.index.file) for catalogue in catalogues}

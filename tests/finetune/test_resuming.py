@@ -213,6 +213,22 @@ def test_a_checkpoint_without_a_record_is_known_by_that_of_its_run(stopped, tmp_
             finetune(again)
 
 
+@pytest.mark.parametrize("kept", [["trainer_state.json", "token_meta.json"], ["optimizer.pt", "rng_state.pth"]])
+def test_what_a_kill_left_of_a_checkpoint_goes(stopped, tmp_path, kept):
+    """Killed while an old checkpoint was removed, or a new one written: the rest used to lie there for good."""
+    folder = shutil.copytree(stopped.output_dir, tmp_path / "out")
+    broken, of_two_ranks = folder / "checkpoint-2", folder / "checkpoint-3"
+    shutil.copytree(broken, of_two_ranks)
+    (of_two_ranks / "rng_state.pth").rename(of_two_ranks / "rng_state_0.pth")
+    shutil.copy(of_two_ranks / "rng_state_0.pth", of_two_ranks / "rng_state_1.pth")
+    for file in broken.iterdir():
+        if file.name not in kept:
+            file.unlink()
+    finetune(replace(stopped, output_dir=folder, resume_from_checkpoint="True"))
+    assert not broken.exists()
+    assert {"checkpoint-3", "checkpoint-4"} <= {path.name for path in folder.iterdir()}
+
+
 def test_a_checkpoint_of_other_data_ends_every_rank(monkeypatch, tmp_path):
     """Only rank 0 hashes pictures and base models: the others used to go on without it."""
     monkeypatch.setattr(resuming, "gather", lambda _: ["other pictures than data/Toy holds now", ""])
