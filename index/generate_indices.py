@@ -14,7 +14,7 @@ if not __package__:  # run as a file: look up modules from the repository root, 
 import numpy as np
 
 from index.config import DEDUP_METHODS, GenerateConfig
-from src.common.artifacts import embedding_ids_path, file_hash
+from src.common.artifacts import embedding_ids_path, file_hash, read_json
 from src.common.cli import add_device_flag, new_parser, user_errors
 from src.common.index_files import index_meta_path, load_sid_index, save_sid_index
 from src.common.sid import SidIndex, level_letters
@@ -47,6 +47,15 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def warn_of_unfinished(run: Path) -> None:
+    """Says where a run was killed, or is still at work: its record names what it made when it ends."""
+    from src.common.log import logger
+
+    record = read_json(run / "config.json") if (run / "config.json").is_file() else {}
+    if record.get("artefact") == "RQ-VAE run" and "outputs" not in record:
+        logger.warning("the training in %s has not ended: to go on with it, index/main.py --resume %s", run, run)
+
+
 def generate(config: GenerateConfig) -> Path:
     """Writes the SID index, its `.meta.json`, and its `.codebooks.safetensors`.
 
@@ -72,6 +81,7 @@ def generate(config: GenerateConfig) -> Path:
     data_path = config.data_path or checkpoint.data_path
     if not data_path:
         raise ValueError(f"{checkpoint.path} does not say which embeddings it was trained on: pass --data_path")
+    warn_of_unfinished(checkpoint.path.parent)
     output = output_path(config, checkpoint.path)
     dataset = EmbeddingDataset(data_path, device)
     encoded = encode_all(checkpoint.model, dataset, config.batch_size)

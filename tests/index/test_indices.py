@@ -56,6 +56,17 @@ def test_index_lies_beside_the_run_and_is_unique(generation, run_folder, embeddi
     assert all(np.array_equal(tensors[f"codebook_{level}"], before.codebooks[level]) for level in range(3))
 
 
+def test_a_run_that_has_not_ended_is_told(generation, run_folder, caplog):
+    caplog.set_level("WARNING", "grec")
+    generate(generation)
+    assert "has not ended" not in caplog.text
+    path = run_folder / "config.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in record.items() if name != "outputs"}))
+    generate(generation)
+    assert f"the training in {run_folder} has not ended: to go on with it, index/main.py --resume" in caplog.text
+
+
 def test_codebooks_survive_a_reload(run_folder, embeddings_path):
     """k-means used to run again on the first batch after loading, so codes changed from call to call."""
     first, second = (encoded(run_folder / "last.pth", embeddings_path) for _ in range(2))
