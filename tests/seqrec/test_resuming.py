@@ -190,7 +190,7 @@ def test_several_processes_give_the_same_as_one(tmp_path, family, ranks):
         *("--ckpt_model", str(two.ckpt_model), "--results_file", str(two.results_file), "--test_task", task),
         *("--num_beams", "10", "--test_batch_size", "8", "--device", "cpu"),
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_port=29641"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
 
     def launch(*more):
         return subprocess.run(
