@@ -140,7 +140,7 @@ def test_two_ranks_train_the_model_of_one(circle, tmp_path):
     settings = {name: value for name, value in vars(one).items() if name not in ("metrics", "filter_history")}
     settings["results_file"] = tmp_path / "two.json"
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29533", "-m"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
     done = subprocess.run(
         [*command, "src.baselines.tiger", *flags], cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, timeout=280,

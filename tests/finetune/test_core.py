@@ -257,7 +257,7 @@ def test_two_ranks_take_the_same_step_as_one(tmp_path, family):
         "from src.finetune.core import finetune\n"
         f"finetune({config!r})\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29631", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=250

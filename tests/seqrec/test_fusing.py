@@ -223,7 +223,7 @@ def test_two_ranks_fuse_as_one_does(models, tmp_path):
         *("--ensemble", *one.ensemble, "--fuse", "sasrec,cooc", "--fuse_results", str(one.fuse_results)),
         *("--metrics", ",".join(METRICS), "--device", "cpu"),
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29655", "-m"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
     done = subprocess.run(
         [*command, "src.seqrec.metric_ddp", *flags], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True,
         timeout=280,
