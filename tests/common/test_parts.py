@@ -95,6 +95,15 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     assert sorted(asked) == list(range(23))
 
 
+def test_what_rank_0_has_read_counts_for_all(tmp_path, monkeypatch):
+    """A machine that sees a file later than another used to take another share: samples were done twice, or never."""
+    seen = np.concatenate(BATCHES[2:])
+    monkeypatch.setattr(common_parts, "gather", lambda value: [seen, value])
+    asked = []
+    work(tmp_path / "parts", asked)
+    assert asked == np.concatenate(BATCHES[:2]).tolist()
+
+
 def test_prompts_are_kept_apart(tmp_path):
     parts = Parts(tmp_path / "parts", {"key": "k"})
     parts.work(0, BATCHES, lambda batch: {"x": batch})
