@@ -1,7 +1,9 @@
 """src.verify on what was made from pictures."""
 
+import hashlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,14 @@ def test_pictures_are_an_input(tmp_path, capsys):
     assert (entry["path"], entry["pictures"], entry["image_path"]) == (str(DATA), 40, "images")
     assert not faults(tmp_path)
     assert "no link is broken" in capsys.readouterr().out
+
+
+def test_the_hash_is_that_of_what_sha256sum_prints(tmp_path):
+    """So names count: a picture that went over to an item without one is told, too."""
+    entry = json.loads(EMBEDDINGS.with_suffix(".run.json").read_text())["inputs"]["pictures"]
+    names = sorted(str(path.relative_to(DATA)) for path in (DATA / "images").iterdir())
+    listed = subprocess.run(["sha256sum", *names], cwd=DATA, capture_output=True, check=True).stdout
+    assert hashlib.sha256(listed).hexdigest() == entry["sha256"]
 
 
 def test_pictures_that_changed_places_are_told(tmp_path):
