@@ -19,7 +19,6 @@ TASK = "mmitem2index"
 @dataclass(frozen=True)
 class PicturesConfig(EvaluateConfig):
     second_image_path: str | None = None
-    skip_bad_images: bool = False
     sample_num: int = 1000
 
 

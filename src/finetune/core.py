@@ -9,12 +9,11 @@ from pathlib import Path
 from src.common.artifacts import check_writable
 from src.common.cli import check_at_least
 from src.common.distributed import check_device_name
-from src.common.images import undecodable
 from src.common.log import logger, setup_logging
 from src.families import check_base_model, family_of
 from src.finetune.config import RESUME_NEWEST, FinetuneConfig
 from src.finetune.engine import check_engine, with_accelerate
-from src.tasks.catalogue import Catalogue, join_catalogues, load_catalogue
+from src.tasks.catalogue import Catalogue, join_catalogues, load_catalogue, whole_images
 from src.tasks.task import Split, Task, load_task
 from src.tasks.texts import add_texts
 
@@ -191,9 +190,7 @@ def check_images(catalogue: Catalogue, tasks: list[str], skip_bad: bool) -> Cata
             f"{', '.join(tasks)} show pictures, and {catalogue.name} has none in {catalogue.paths.folder}: leave the"
             f" tasks out, or fetch the pictures with data_process/download_images.py"
         )
-    bad = undecodable(files.values())
-    if bad and not skip_bad:
-        raise ValueError(f"{len(bad)} of {len(files)} pictures are broken, the first: {next(iter(bad.values()))}")
-    kept = {item: path for item, path in files.items() if path not in bad}
-    logger.info("pictures: %d of %d items; %d broken ones left out", len(kept), total, len(bad))
-    return replace(catalogue, image_files=kept)
+    whole = whole_images(catalogue, files, skip_bad)
+    kept = len(whole.image_files)
+    logger.info("pictures: %d of %d items; %d broken ones left out", kept, total, len(files) - kept)
+    return whole

@@ -20,6 +20,7 @@ class EvaluateConfig:
     ckpt_model: Path
     data_path: Path = Path("data")
     image_path: str = "images"
+    skip_bad_images: bool = False
     base_model: str | None = None
     lora: bool = False
     test_task: str = "seqrec"

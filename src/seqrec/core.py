@@ -40,7 +40,7 @@ from src.seqrec.results import (
     summarize,
     write_results,
 )
-from src.tasks.catalogue import Catalogue, load_catalogue
+from src.tasks.catalogue import Catalogue, load_catalogue, whole_images
 from src.tasks.task import ALIASES, KINDS, Split, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
 
@@ -248,6 +248,15 @@ def read_inputs(
     return input_entries(inputs)
 
 
+def with_whole_images(
+    config: EvaluateConfig, task: Task, asked: list[int], catalogue: Catalogue
+) -> tuple[Task, list[int], Catalogue]:
+    """What `check` gave, with the pictures that decode where any are shown: a broken one would end a long run."""
+    if task.needs_images:
+        catalogue = whole_images(catalogue, catalogue.image_files, config.skip_bad_images)
+    return task, asked, catalogue
+
+
 def evaluate(config: EvaluateConfig) -> Path:
     """Evaluates one model on one task, or several models and collaborative scores as one.
 
@@ -260,7 +269,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     setup_logging()
     plan = check_fusion(config)
     members = member_configs(config)
-    checked = [check(member) for member in members]
+    checked = [with_whole_images(member, *check(member)) for member in members]
     task, _, catalogue = checked[0]
     if config.fuse and task.kind != "next_item":
         raise ValueError(f"--fuse counts what follows a history, and {task.name} asks for something else")

@@ -6,12 +6,13 @@
 --ensemble adds models of other SID tables, --fuse collaborative scores (docs/test_readme.md).
 """
 
-from src.common.cli import user_errors
+from src.common.cli import add_switch, user_errors
 from src.seqrec.config import add_fusion_flags, build_parser, config_from
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser(__doc__)
+    add_switch(parser, "--skip_bad_images", help="ask without pictures that do not decode")
     add_fusion_flags(parser)
     args = parser.parse_args(argv)
     from src.seqrec.core import evaluate  # reads data: after parsing, so that --help and a typo answer at once

@@ -1,7 +1,7 @@
 """Items, histories and splits of one dataset, checked once and held as integer arrays, in memory or mapped."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ import numpy as np
 
 from src.common import artifacts, dataset_readers, index_files
 from src.common.artifacts import DatasetPaths
+from src.common.images import undecodable
 from src.common.interactions import (
     UserSequences,
     blocks_of,
@@ -242,6 +243,20 @@ def load_catalogue(
         paths, users, offsets, sequences.items, train_end, valid_end, item_ids, items, sid_index, image_files,
         is_mapped=sequences.is_mapped,
     )  # fmt: skip
+
+
+def whole_images(catalogue: Catalogue, items: Iterable[int], skip_bad: bool) -> Catalogue:
+    """The catalogue without those pictures of `items` that do not decode; an item without a picture is passed over.
+
+    Raises:
+        ValueError: there is one, and `skip_bad` is False.
+    """
+    files = {item: catalogue.image_files[item] for item in items if item in catalogue.image_files}
+    bad = undecodable(files.values())
+    if bad and not skip_bad:
+        raise ValueError(f"{len(bad)} of {len(files)} pictures are broken, the first: {next(iter(bad.values()))}")
+    kept = {item: path for item, path in catalogue.image_files.items() if path not in bad}
+    return replace(catalogue, image_files=kept)
 
 
 def _doubt(index: SidIndex, paths: DatasetPaths, num_items: int) -> None:

@@ -17,6 +17,7 @@ class TextConfig:
     index_file: str | None = None
     data_path: Path = Path("data")
     image_path: str = "images"
+    skip_bad_images: bool = False
     base_model: str | None = None
     lora: bool = False
     zero_shot: bool = False
@@ -93,6 +94,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     asked.add_argument("--test_prompt_ids", default=d.test_prompt_ids, help="wordings: numbers with commas, or all")
     asked.add_argument("--split", choices=("valid", "test"), default=d.split, help="choose settings on valid")
     asked.add_argument("--sample_num", type=int, default=d.sample_num, help="a seeded random part; 0: all")
+    add_switch(asked, "--skip_bad_images", help="ask without pictures that do not decode")
     add_switch(asked, "--shuffle_images", help="show each item the picture of another: what is left is not seen")
     written = parser.add_argument_group("how it is written (greedy, unless these say otherwise)")
     written.add_argument(

@@ -11,7 +11,7 @@ from src.common.distributed import check_device_name
 from src.common.log import logger
 from src.families import CAPTIONERS, caption_type, check_finetuned, check_index, check_weights, family_of_config
 from src.prompt_settings import PromptSettings, check_templates, checkpoint_settings
-from src.tasks.catalogue import Catalogue, load_catalogue
+from src.tasks.catalogue import Catalogue, load_catalogue, whole_images
 from src.tasks.task import ALIASES, KINDS, Split, Task, Template, load_task, wording_ids
 from src.tasks.texts import add_texts
 from src.text_generation.config import TextConfig
@@ -104,6 +104,8 @@ def check(config: TextConfig) -> Plan:
         check_index(config.ckpt_model, config.dataset, catalogue.index)
     samples = chosen_samples(config, task, catalogue, wordings, settings.prompt_lang)
     pictured = [wording.shows_pictures for wording in wordings]
+    if any(pictured):
+        catalogue = whole_images(catalogue, samples.items.tolist(), config.skip_bad_images)
     without_picture = sum(int(item) not in catalogue.image_files for item in samples.items) if any(pictured) else 0
     if any(pictured):
         if not catalogue.image_files:

@@ -13,7 +13,7 @@ from src.common.index_files import index_path, save_sid_index
 from src.common.sid import SidIndex
 from src.seqrec.core import check, evaluate
 from src.tasks.task import load_task
-from tests.seqrec.toy_runs import checkpoint, config_for, predictions_of, write_checkpoint
+from tests.seqrec.toy_runs import assert_equal_predictions, checkpoint, config_for, predictions_of, write_checkpoint
 from tests.toy import CODEBOOK_SIZES, NAME, NUM_ITEMS, codes, dataset_paths, tiny_model, toy_copy, toy_path, user_texts
 
 
@@ -71,6 +71,23 @@ def test_faults_are_found_before_the_model(tmp_path, monkeypatch, changes, fault
     with pytest.raises((ValueError, FileNotFoundError), match=fault):
         evaluate(config_for(tmp_path, **changes))
     assert not list(tmp_path.iterdir())
+
+
+def test_broken_pictures_are_told_before_the_model(tmp_path, monkeypatch):
+    """One ended the run in the middle, and a model that was trained without it could not be evaluated."""
+    data = toy_copy(tmp_path)
+    broken = data / NAME / "images" / "4.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    config = config_for(tmp_path, "qwen2_vl", data_path=data, test_task="mmitem2index")
+    skipping = evaluate(replace(config, skip_bad_images=True))
+    broken.unlink()
+    without = config_for(tmp_path / "without", "qwen2_vl", data_path=data, test_task="mmitem2index")
+    evaluate(without)
+    assert_equal_predictions(replace(config, results_file=skipping), without)
+    broken.write_bytes(b"no picture")
+    monkeypatch.setattr("src.seqrec.recommender.load_finetuned", None)
+    with pytest.raises(ValueError, match=r"1 of 35 pictures are broken, the first: .*4\.jpg does not decode"):
+        evaluate(config)
 
 
 def test_item_search_needs_its_file(tmp_path, monkeypatch):

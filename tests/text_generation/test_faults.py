@@ -1,5 +1,6 @@
 """What an evaluation of texts refuses, before any model is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from src.text_generation import evaluate
 from src.text_generation.core import evaluate as run
 from src.text_generation.plan import check
 from tests.seqrec.toy_runs import write_checkpoint
-from tests.text_generation.toy_runs import config_for
-from tests.toy import INDEX_FILE, NAME, tiny_model, toy_path
+from tests.text_generation.toy_runs import TEST_ITEMS, config_for
+from tests.toy import INDEX_FILE, NAME, WITHOUT_PICTURE, tiny_model, toy_copy, toy_path
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,22 @@ def test_faults_are_found_before_the_model(tmp_path, monkeypatch, family, change
         changes, family = {"ckpt_model": tiny_model("blip2")}, "qwen2_vl"
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(config_for(tmp_path, family, **changes))
+
+
+def test_broken_pictures_are_told_before_the_model(tmp_path, monkeypatch):
+    """Those of the samples only; without them the run goes on."""
+    data = toy_copy(tmp_path)
+    broken, other = (data / NAME / "images" / f"{item}.jpg" for item in (TEST_ITEMS[0], 0))
+    assert 0 not in TEST_ITEMS
+    for picture in (broken, other):
+        picture.write_bytes(b"no picture")
+    config = config_for(tmp_path, data_path=data)
+    plan = check(replace(config, skip_bad_images=True))
+    assert TEST_ITEMS[0] not in plan.catalogue.image_files
+    assert plan.without_picture == 1 + len(set(TEST_ITEMS) & set(WITHOUT_PICTURE))
+    monkeypatch.setattr("src.text_generation.generator.make_generator", None)
+    with pytest.raises(ValueError, match=rf"1 of \d+ pictures are broken, the first: .*{TEST_ITEMS[0]}\.jpg does not"):
+        run(config)
 
 
 def test_changed_wordings_are_refused(tmp_path):
