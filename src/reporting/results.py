@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.common.artifacts import read_json
+from src.common.record import SEAL
 from src.reporting.charts import is_number
 from src.seqrec.protocol import Protocol, protocol_of
 from src.seqrec.results import predictions_path
@@ -24,7 +25,7 @@ PARTS = (  # of a results file, which are shown as themselves; the rest are sett
     *("list_statistics", "sid_results", "sid_confidence_intervals", "baselines", "signatures", "item", "sid", "row"),
     *("dataset", "test_task", "split"),
 )
-OWN_PLACES = ("config.results_file",)  # differs always, and says nothing
+OWN_PLACES = ("config.results_file", SEAL, "outputs.")  # differ always, and say nothing
 FIGURES = ("seconds", "cpu_seconds", "valid_beams", "fusion.parts.")  # no settings either
 
 
@@ -211,7 +212,7 @@ def _slices(table: Mapping[str, Any], path: Path) -> dict[str, dict[str, dict[st
 def settings_of(table: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says beside its figures, flat."""
     found = flat({name: value for name, value in table.items() if name not in PARTS})
-    return {name: value for name, value in found.items() if name not in OWN_PLACES and not name.startswith(FIGURES)}
+    return {name: value for name, value in found.items() if not name.startswith(OWN_PLACES + FIGURES)}
 
 
 def flat(table: Mapping[str, Any], start: str = "") -> dict[str, Any]:

@@ -49,6 +49,13 @@ def test_p_values_count_how_many_runs_are_paired(made):
     assert "corrected for the number of runs (Holm)" in page
 
 
+def test_hashes_of_what_each_run_wrote_are_no_differences(made):
+    page = page_of(made, made.ranked("one", 0.5), made.ranked("two", 0.4))
+    shown = [row[0] for row in rows_of(page, "What differs")]
+    assert "file" in shown
+    assert not [name for name in shown if name.startswith(("outputs", "record_sha256"))]
+
+
 def test_what_does_not_compare_never_shares_a_table(made):
     paths = [made.ranked("one", 0.5), made.ranked("two", 0.3, masked=True), made.ranked("three", 0.4)]
     paths.append(made.changed(paths[0], "elsewhere", dataset="Other"))
