@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -263,12 +263,12 @@ class Trainer:
         """Losses and codes of all items, without dropout and Sinkhorn."""
         self.model.eval()
         totals, codes = torch.zeros(3, device=self.device), []
-        given: Iterable[Tensor | None] = repeat(None)
+        given: Iterator[Tensor | None] = repeat(None)
         if self.config.quantizer == "balanced_rkmeans":  # its codes depend on all items
             latents = torch.cat([self.model.encode(rows) for rows in self.dataset.in_order(EVALUATION_ROWS)])
-            given = self.model.codes_of(latents).split(EVALUATION_ROWS)
-        for rows, own in zip(self.dataset.in_order(EVALUATION_ROWS), given, strict=False):
-            losses = self.model(rows, codes=own)
+            given = iter(self.model.codes_of(latents).split(EVALUATION_ROWS))
+        for rows in self.dataset.in_order(EVALUATION_ROWS):
+            losses = self.model(rows, codes=next(given))
             totals += torch.stack(losses[:3]) * (len(rows) / self.dataset.total)
             codes.append(losses.codes.int())
         codes = torch.cat(codes).cpu()

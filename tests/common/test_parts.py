@@ -104,6 +104,17 @@ def test_what_rank_0_has_read_counts_for_all(tmp_path, monkeypatch):
     assert asked == np.concatenate(BATCHES[:2]).tolist()
 
 
+@pytest.mark.parametrize("seconds", [-1, 60])
+def test_all_that_was_written_is_waited_for(tmp_path, monkeypatch, seconds):
+    folder, waited = tmp_path / "parts", []
+    monkeypatch.setattr(common_parts, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(common_parts, "wait_until_seen", lambda *asked: waited.append(asked))
+    work(folder, [])
+    ((where, names),) = waited
+    assert where == folder
+    assert sorted(names) == sorted(path.name for path in folder.glob("*.npz"))
+
+
 def test_prompts_are_kept_apart(tmp_path):
     parts = Parts(tmp_path / "parts", {"key": "k"})
     parts.work(0, BATCHES, lambda batch: {"x": batch})
